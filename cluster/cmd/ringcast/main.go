@@ -1,0 +1,92 @@
+// Command ringcast runs, uses and inspects ringcast clusters.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// errUsage ends the program with exit code 2.
+var errUsage = errors.New("usage")
+
+// command is one subcommand. Its run gets what stands behind its name, and a context that the first interrupt cancels.
+type command struct {
+	name, args, help string
+	run              func(ctx context.Context, out io.Writer, args []string) error
+}
+
+var commands = []command{
+	{"dev", "", "run a cluster of 2 topic servers and 2 gateways in this process", runDev},
+	{"sub", "URL TOPIC", "join a topic and print its messages, one JSON object a line", runSub},
+	{"pub", "URL TOPIC EVENT JSON", "publish one message", runPub},
+	{"ring check", "FILE", "check a ring file", runRingCheck},
+	{"ring owner", "FILE TOPIC…", "print the owner of each topic", runRingOwner},
+	{"bench idle", "", "measure the memory of idle joined connections", runBenchIdle},
+	{"bench fanout", "", "measure deliveries of one topic to many subscribers", runBenchFanout},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks, the second one kills.
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Stdout, os.Args[1:])
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "ringcast:", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "ringcast:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, args []string) error {
+	if len(args) == 0 || slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+		usage(out)
+		return nil
+	}
+	for _, c := range commands {
+		words := strings.Fields(c.name)
+		if len(args) >= len(words) && slices.Equal(args[:len(words)], words) {
+			return c.run(ctx, out, args[len(words):])
+		}
+	}
+	return fmt.Errorf("%w: no command %q; see ringcast help", errUsage, strings.Join(args, " "))
+}
+
+func usage(out io.Writer) {
+	fmt.Fprintln(out, "usage: ringcast COMMAND [options] [arguments]")
+	fmt.Fprintln(out)
+	for _, c := range commands {
+		fmt.Fprintf(out, "  %-32s %s\n", strings.TrimSpace(c.name+" "+c.args), c.help)
+	}
+	fmt.Fprintln(out, "\nURL is a gateway's socket, such as ws://127.0.0.1:4000/socket. COMMAND -h shows its options.")
+}
+
+// parse parses the options of a command and checks the number of arguments; max < 0 means any number.
+func parse(fs *flag.FlagSet, out io.Writer, args []string, min, max int, shape string) error {
+	fs.SetOutput(out)
+	fs.Usage = func() {
+		fmt.Fprintf(out, "usage: ringcast %s %s\n", fs.Name(), shape)
+		fs.PrintDefaults()
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if n := fs.NArg(); n < min || max >= 0 && n > max {
+		return fmt.Errorf("%w: ringcast %s %s", errUsage, fs.Name(), shape)
+	}
+	return nil
+}

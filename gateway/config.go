@@ -1,0 +1,73 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringcast/ringcast/gateway/session"
+	"github.com/ringcast/ringcast/shared/daemon"
+)
+
+// Config is a gateway's configuration, read from the environment.
+type Config struct {
+	daemon.Config
+
+	ID             string        `env:"GATEWAY_ID" help:"this gateway's name in logs and subscriber lists; default host name and address"`
+	Addr           string        `env:"GATEWAY_ADDR" envDefault:":4000" help:"address to listen on for clients"`
+	RingFile       string        `env:"RING_FILE" help:"path of the ring file"`
+	Topics         string        `env:"TOPICS" envDefault:"*:*" help:"topics served: comma-separated *:*, prefix:* or exact names"`
+	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" envDefault:"*" help:"origins that browsers may come from: comma-separated scheme://host[:port], or * for any"`
+	MaxConnections int           `env:"MAX_CONNECTIONS" envDefault:"100000" help:"client sockets; more are answered 503"`
+	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"65536" help:"largest client message, in bytes"`
+	MaxQueue       int           `env:"MAX_QUEUE_BYTES" envDefault:"1048576" help:"bytes that may wait for one client that reads slowly"`
+	MaxChannels    int           `env:"MAX_CHANNELS" envDefault:"100" help:"channels per client socket"`
+	IdleTimeout    time.Duration `env:"IDLE_TIMEOUT" envDefault:"60s" help:"close a client socket that sends nothing for so long"`
+	JoinTimeout    time.Duration `env:"JOIN_TIMEOUT" envDefault:"5s" help:"how long a join waits for the topic's owner"`
+	Linger         time.Duration `env:"LINGER" envDefault:"1s" help:"how long a topic stays subscribed after its last channel has left"`
+	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long stopping waits for clients to close"`
+	Loops          int           `env:"EVENT_LOOPS" envDefault:"0" help:"event loops; 0 means one per core"`
+	Lanes          int           `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
+}
+
+// Validate reports every problem at once.
+func (c *Config) Validate() error {
+	errs := []error{c.Config.Validate()}
+	if c.RingFile == "" {
+		errs = append(errs, errors.New(`RING_FILE is required: the path of the ring file`))
+	}
+	errs = append(errs, daemon.CheckAddr("GATEWAY_ADDR", c.Addr))
+	if _, err := session.ParseTopics(c.Topics); err != nil {
+		errs = append(errs, fmt.Errorf("TOPICS: %w", err))
+	}
+	if _, err := parseOrigins(c.AllowedOrigins); err != nil {
+		errs = append(errs, fmt.Errorf("ALLOWED_ORIGINS: %w", err))
+	}
+	for _, n := range []struct {
+		name       string
+		value, min int
+		max        int
+	}{
+		{"MAX_CONNECTIONS", c.MaxConnections, 1, 10_000_000},
+		{"MAX_MESSAGE_BYTES", c.MaxMessage, 128, 1 << 20},
+		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
+		{"MAX_CHANNELS", c.MaxChannels, 1, 10_000},
+		{"EVENT_LOOPS", c.Loops, 0, 64},
+		{"LINK_LANES", c.Lanes, 1, 64},
+	} {
+		if n.value < n.min || n.value > n.max {
+			errs = append(errs, fmt.Errorf(`%s="%d": must be %d to %d`, n.name, n.value, n.min, n.max))
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"IDLE_TIMEOUT", c.IdleTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
+	} {
+		if d.value < 10*time.Millisecond {
+			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))
+		}
+	}
+	return errors.Join(errs...)
+}

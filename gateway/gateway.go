@@ -1,0 +1,147 @@
+// Package gateway is the service that owns client sockets: it takes their handshakes, speaks their protocols, and
+// keeps links to the topic servers. It holds no state that another gateway needs.
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/gateway/router"
+	"github.com/ringcast/ringcast/gateway/session"
+	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+const (
+	handshakeTimeout = 5 * time.Second
+	maxHeaderBytes   = 4096
+	closeRestart     = 1012 // RFC 6455 registry: service restart. Clients come back from it, not from 1000.
+)
+
+// Gateway is one gateway. Any goroutine may call its methods.
+type Gateway struct {
+	// Static.
+	cfg      Config
+	ring     *ring.Ring
+	origins  origins
+	loops    *socket.Loops
+	router   *router.Router
+	sessions []*session.Sessions // by loop
+	app      *fiber.App
+	log      *zap.Logger
+
+	stopping atomic.Bool
+}
+
+// New returns a gateway that routes by the ring. Serve starts its work; it must be called, since it also ends the
+// event loops that New starts. A configuration error wraps daemon.ErrConfig.
+func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
+	if cfg.ID == "" {
+		host, _ := os.Hostname()
+		cfg.ID = host + cfg.Addr
+	}
+	topics, err := session.ParseTopics(cfg.Topics)
+	if err != nil {
+		return nil, daemon.ConfigError(fmt.Errorf("TOPICS: %w", err))
+	}
+	allowed, err := parseOrigins(cfg.AllowedOrigins)
+	if err != nil {
+		return nil, daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
+	}
+	log := d.Log.With(zap.String("gateway", cfg.ID))
+	loops, err := socket.New(socket.Config{
+		Loops: cfg.Loops, MaxMessageBytes: cfg.MaxMessage, MaxQueueBytes: cfg.MaxQueue, IdleTimeout: cfg.IdleTimeout, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	g := &Gateway{cfg: cfg, ring: rg, origins: allowed, loops: loops, log: log}
+	g.router, err = router.New(router.Config{
+		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout, Log: log,
+	})
+	if err != nil {
+		loops.Close()
+		return nil, fmt.Errorf("gateway: %w", err)
+	}
+	for i := range loops.Len() {
+		g.sessions = append(g.sessions, session.New(session.Config{Topics: topics, MaxChannels: cfg.MaxChannels}, g.router.Local(i)))
+	}
+	g.app = g.newApp()
+	g.register(d.Metrics)
+	d.ReadyWhen("links", g.router.Ready)
+	return g, nil
+}
+
+// Run loads the ring file, listens, and serves until ctx is canceled.
+func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
+	rg, err := ring.Load(cfg.RingFile)
+	if err != nil {
+		return daemon.ConfigError(err)
+	}
+	lis, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return daemon.ConfigError(fmt.Errorf("GATEWAY_ADDR: %w", err))
+	}
+	g, err := New(*cfg, rg, d)
+	if err != nil {
+		_ = lis.Close()
+		return err
+	}
+	return g.Serve(ctx, lis)
+}
+
+// Serve serves clients on lis until ctx is canceled; then it closes their sockets with 1012 and returns when they are
+// closed or cfg.StopTimeout is over. It closes lis.
+func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
+	// The links outlive the clients, so that what clients sent before their close still gets its answer.
+	links, cutLinks := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { g.router.Run(links) })
+	defer wg.Wait()
+	defer cutLinks()
+	defer g.loops.Close()
+
+	failed := make(chan error, 1)
+	wg.Go(func() { failed <- g.app.Listener(lis) })
+	g.log.Info("serving clients", zap.Stringer("addr", lis.Addr()))
+
+	select {
+	case err := <-failed:
+		return fmt.Errorf("gateway: serve: %w", err)
+	case <-ctx.Done():
+	}
+	g.stop()
+	g.log.Info("stopped serving clients")
+	return nil
+}
+
+// stop turns new clients away and the present ones out.
+func (g *Gateway) stop() {
+	g.stopping.Store(true)
+	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
+		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
+	}
+	g.loops.CloseAll(closeRestart, "gateway restarts")
+	deadline := time.Now().Add(g.cfg.StopTimeout)
+	for g.loops.Conns() > 0 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := g.loops.Conns(); n > 0 {
+		g.log.Warn("cut client sockets that did not close in time", zap.Int("sockets", n))
+	}
+}
+
+// Ready returns nil when the gateway has links to its topic servers.
+func (g *Gateway) Ready() error { return g.router.Ready() }
+
+// Stats returns the counts of the sockets and of the router.
+func (g *Gateway) Stats() (socket.Stats, router.Stats) { return g.loops.Stats(), g.router.Stats() }

@@ -1,0 +1,173 @@
+package gateway
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/gofiber/contrib/websocket"
+	"github.com/gofiber/fiber/v2"
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/proto/codec"
+)
+
+// newApp returns the HTTP side of the gateway: it takes the handshakes and hands the connections to the event loops.
+func (g *Gateway) newApp() *fiber.App {
+	app := fiber.New(fiber.Config{
+		AppName:               "ringcast gateway",
+		DisableStartupMessage: true,
+		ReadTimeout:           handshakeTimeout,
+		ReadBufferSize:        maxHeaderBytes,
+		BodyLimit:             maxHeaderBytes, // no route takes a body yet
+		ErrorHandler:          g.httpError,
+	})
+	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.admit, websocket.New(g.adopt, websocket.Config{
+		RecoverHandler: g.recoverHandshake,
+		// The connection leaves this library right after the handshake; small buffers are all it needs.
+		ReadBufferSize: 256, WriteBufferSize: 256,
+	}))
+	return app
+}
+
+// httpError answers a failed request with its status and one line of text.
+func (g *Gateway) httpError(c *fiber.Ctx, err error) error {
+	status := fiber.StatusInternalServerError
+	var fe *fiber.Error
+	if errors.As(err, &fe) {
+		status = fe.Code
+	} else {
+		g.log.Error("request failed", zap.String("path", c.Path()), zap.Error(err))
+		err = errors.New("internal error")
+	}
+	return c.Status(status).SendString(err.Error() + "\n")
+}
+
+// checkUpgrade answers what is no WebSocket handshake (RFC 6455, 4.2.1). The library behind would answer 426 to all.
+func (g *Gateway) checkUpgrade(c *fiber.Ctx) error {
+	switch {
+	case c.Method() != fiber.MethodGet:
+		c.Set(fiber.HeaderAllow, fiber.MethodGet)
+		return fiber.NewError(fiber.StatusMethodNotAllowed, "want GET")
+	case !hasToken(c.Get(fiber.HeaderConnection), "upgrade") || !hasToken(c.Get(fiber.HeaderUpgrade), "websocket"):
+		c.Set(fiber.HeaderUpgrade, "websocket")
+		c.Set(fiber.HeaderConnection, "Upgrade")
+		return fiber.NewError(fiber.StatusUpgradeRequired, "expected a WebSocket upgrade")
+	case c.Get("Sec-WebSocket-Version") != "13":
+		c.Set("Sec-WebSocket-Version", "13")
+		return fiber.NewError(fiber.StatusBadRequest, "unsupported Sec-WebSocket-Version: want 13")
+	}
+	key := c.Get("Sec-WebSocket-Key")
+	if key == "" {
+		return fiber.NewError(fiber.StatusBadRequest, "missing Sec-WebSocket-Key")
+	}
+	if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 16 {
+		return fiber.NewError(fiber.StatusBadRequest, "invalid Sec-WebSocket-Key")
+	}
+	return c.Next()
+}
+
+// hasToken reports whether a comma-separated header value has the token, whatever its case.
+func hasToken(header, token string) bool {
+	for part := range strings.SplitSeq(header, ",") {
+		if strings.EqualFold(strings.TrimSpace(part), token) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkOrigin keeps browsers of other sites away. A client that sends no Origin is no browser.
+func (g *Gateway) checkOrigin(c *fiber.Ctx) error {
+	origins := c.Request().Header.PeekAll(fiber.HeaderOrigin)
+	if len(origins) == 0 || (len(origins) == 1 && g.origins.allows(string(origins[0]))) {
+		return c.Next()
+	}
+	return fiber.NewError(fiber.StatusForbidden, "origin not allowed")
+}
+
+// checkVersion picks the codec by Phoenix's vsn parameter; absent means 1.0.0.
+func (g *Gateway) checkVersion(c *fiber.Ctx) error {
+	vsn := c.Query("vsn", "1.0.0")
+	kind, ok := codec.ForVersion(vsn)
+	if !ok {
+		return fiber.NewError(fiber.StatusForbidden, fmt.Sprintf("unsupported vsn %.32q: want 1.0.0 or 2.0.0", vsn))
+	}
+	c.Locals(codecKey, kind)
+	return c.Next()
+}
+
+// codecKey is where checkVersion leaves the codec for adopt.
+const codecKey = "codec"
+
+// admit refuses connections over the limit, and all of them while the gateway is stopping.
+func (g *Gateway) admit(c *fiber.Ctx) error {
+	if g.stopping.Load() || g.loops.Conns() >= g.cfg.MaxConnections {
+		c.Set(fiber.HeaderRetryAfter, "1")
+		return fiber.NewError(fiber.StatusServiceUnavailable, "no room for another connection")
+	}
+	return c.Next()
+}
+
+// adopt hands an upgraded connection to its event loop. On return the HTTP server drops its end of it.
+func (g *Gateway) adopt(conn *websocket.Conn) {
+	kind := conn.Locals(codecKey).(codec.Kind)
+	err := g.loops.Adopt(conn.NetConn(), func(c *socket.Conn) socket.Handler {
+		return g.sessions[c.Loop().Index()].Open(c, kind)
+	})
+	if err != nil {
+		g.log.Warn("connection not adopted", zap.Error(err))
+	}
+}
+
+// recoverHandshake stands in for the library's, which sends the panic's text to the client.
+func (g *Gateway) recoverHandshake(*websocket.Conn) {
+	if p := recover(); p != nil {
+		g.log.Error("handshake panicked", zap.Any("panic", p), zap.Stack("stack"))
+	}
+}
+
+// origins is the set of allowed origins.
+type origins struct {
+	any bool
+	set map[string]bool
+}
+
+func parseOrigins(list []string) (origins, error) {
+	o := origins{set: make(map[string]bool)}
+	var errs []error
+	for _, text := range list {
+		text = strings.TrimSpace(text)
+		if text == "*" {
+			o.any = true
+			continue
+		}
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+			errs = append(errs, fmt.Errorf("%q: want scheme://host[:port] or *", text))
+			continue
+		}
+		o.set[canonicalOrigin(u)] = true
+	}
+	return o, errors.Join(errs...)
+}
+
+func (o *origins) allows(origin string) bool {
+	if o.any {
+		return true
+	}
+	u, err := url.Parse(origin)
+	return err == nil && u.Host != "" && u.Path == "" && o.set[canonicalOrigin(u)]
+}
+
+// canonicalOrigin is scheme, host in lower case, and the port that the scheme implies if none is given.
+func canonicalOrigin(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[strings.ToLower(u.Scheme)]
+	}
+	return strings.ToLower(u.Scheme + "://" + u.Hostname() + ":" + port)
+}

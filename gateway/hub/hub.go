@@ -1,0 +1,214 @@
+// Package hub is one event loop's index from topics to the channels that its sessions have on them, and the delivery
+// of messages to those channels.
+//
+// A Hub belongs to its event loop: every method runs on it, so there are no locks. Only Message is shared between
+// loops.
+package hub
+
+import (
+	"bytes"
+	"sync/atomic"
+
+	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/proto/codec"
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// Channel is one session's membership of one topic as its hub sees it.
+type Channel struct {
+	// Static.
+	Conn    *socket.Conn
+	JoinRef codec.Ref
+	ID      uint64 // the subscriber's id, unique within the gateway
+	Codec   codec.Kind
+
+	// Owned by the hub.
+	index int32  // in topic.channels
+	topic *Topic // nil while not in a hub
+}
+
+// Topic returns the name of the topic whose messages the channel receives, "" while it is not in a hub.
+func (c *Channel) Topic() string {
+	if c.topic == nil {
+		return ""
+	}
+	return c.topic.name
+}
+
+// Topic is a topic that at least one channel of the loop has joined.
+type Topic struct {
+	name     string
+	channels []*Channel // unordered
+}
+
+// Hub is one event loop's index.
+type Hub struct {
+	topics map[string]*Topic
+
+	// The frames built for the message being delivered. They are lent to connections until the end of the loop's
+	// turn, so the arena starts anew only in a later turn.
+	arena  []byte
+	turn   uint64
+	frames [frameSlots]frame
+	head   []byte
+}
+
+// frameSlots is how many frames of one message are remembered, by join_ref and codec. Most clients of a topic use the
+// same few join_refs, so nearly every channel is served a frame that is built already.
+const frameSlots = 16
+
+type frame struct {
+	bytes   []byte
+	joinRef codec.Ref
+	codec   codec.Kind
+}
+
+// New returns an empty hub.
+func New() *Hub { return &Hub{topics: make(map[string]*Topic)} }
+
+// Topics returns how many topics have a channel here.
+func (h *Hub) Topics() int { return len(h.topics) }
+
+// Channels returns how many channels the topic has here.
+func (h *Hub) Channels(topic string) int {
+	if t := h.topics[topic]; t != nil {
+		return len(t.channels)
+	}
+	return 0
+}
+
+// Each calls yield with every topic and its channels.
+func (h *Hub) Each(yield func(topic string, channels []*Channel)) {
+	for name, t := range h.topics {
+		yield(name, t.channels)
+	}
+}
+
+// Add makes the channel receive the topic's messages. It must not be in a hub.
+func (h *Hub) Add(topic string, c *Channel) {
+	t := h.topics[topic]
+	if t == nil {
+		t = &Topic{name: topic}
+		h.topics[topic] = t
+	}
+	c.topic, c.index = t, int32(len(t.channels))
+	t.channels = append(t.channels, c)
+}
+
+// Remove takes the channel out and reports whether it was the topic's last here. It does nothing to a channel that is
+// not in a hub.
+func (h *Hub) Remove(c *Channel) (last bool) {
+	t := c.topic
+	if t == nil {
+		return false
+	}
+	end := len(t.channels) - 1
+	t.channels[c.index] = t.channels[end]
+	t.channels[c.index].index = c.index
+	t.channels[end] = nil
+	t.channels = t.channels[:end]
+	c.topic = nil
+	if end == 0 {
+		delete(h.topics, t.name)
+		return true
+	}
+	return false
+}
+
+// Clear takes all channels of the topic out and returns them.
+func (h *Hub) Clear(topic string) []*Channel {
+	t := h.topics[topic]
+	if t == nil {
+		return nil
+	}
+	delete(h.topics, topic)
+	for _, c := range t.channels {
+		c.topic = nil
+	}
+	return t.channels
+}
+
+// Position is a place in a topic's order; see linkpb.Position.
+type Position struct {
+	Epoch, Offset uint64
+}
+
+// Message is one message on its way to the channels of a gateway. Several loops deliver it at once; it is immutable
+// but for bodies.
+type Message struct {
+	codec.Push
+	Position Position
+	bodies   [codec.NumKinds]atomic.Pointer[[]byte]
+}
+
+// NewMessage wraps a message that came down a lane. It keeps m's event and payload, and takes the topic's name from
+// the caller, who has it already.
+func NewMessage(topic string, m *linkpb.Message) *Message {
+	return &Message{
+		Push:     codec.Push{Topic: topic, Event: m.Event, Payload: m.Payload, Binary: m.Binary},
+		Position: Position{Epoch: m.Position.GetEpoch(), Offset: m.Position.GetOffset()},
+	}
+}
+
+// body returns the part of the message's frame that every subscriber of a codec shares. The first loop to need it
+// encodes it; two that need it in the same instant both do, and one result is kept.
+func (m *Message) body(k codec.Kind) []byte {
+	if b := m.bodies[k].Load(); b != nil {
+		return *b
+	}
+	size := len(m.Topic) + len(m.Event) + len(m.Payload) + 8
+	b := codec.ForKind(k).AppendBody(make([]byte, 0, size), &m.Push)
+	if !m.bodies[k].CompareAndSwap(nil, &b) {
+		return *m.bodies[k].Load()
+	}
+	return b
+}
+
+// Deliver stages the message into the queue of every channel of its topic whose codec can carry it, and returns how
+// many those were and how many were not. The connections are flushed at the end of the loop's turn, once for all that
+// the turn staged. It allocates nothing per channel.
+func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
+	t := h.topics[m.Topic]
+	if t == nil {
+		return 0, 0
+	}
+	if turn := loop.Turn(); turn != h.turn {
+		h.turn, h.arena = turn, h.arena[:0]
+	}
+	h.frames = [frameSlots]frame{}
+	for _, c := range t.channels {
+		if m.Binary && !c.Codec.Carries(&m.Push) {
+			unfit++
+			continue
+		}
+		f := &h.frames[slot(c.JoinRef)]
+		if f.bytes == nil || f.codec != c.Codec || !bytes.Equal(f.joinRef, c.JoinRef) {
+			h.build(f, c, m)
+		}
+		c.Conn.SendFramed(f.bytes)
+	}
+	return len(t.channels) - unfit, unfit
+}
+
+// build makes the whole WebSocket frame that carries the message to channels with c's codec and join_ref.
+func (h *Hub) build(f *frame, c *Channel, m *Message) {
+	cd := codec.ForKind(c.Codec)
+	op := socket.OpText
+	if cd.Binary(&m.Push) {
+		op = socket.OpBinary
+	}
+	h.head = cd.AppendHead(h.head[:0], c.JoinRef, nil, &m.Push)
+	start := len(h.arena)
+	h.arena = socket.AppendFrame(h.arena, op, h.head, m.body(c.Codec))
+	*f = frame{bytes: h.arena[start:len(h.arena):len(h.arena)], joinRef: c.JoinRef, codec: c.Codec}
+}
+
+// slot spreads join_refs over the remembered frames. The refs of one topic are mostly small decimal numbers, so the
+// last digit tells them apart.
+func slot(ref codec.Ref) int {
+	n := len(ref)
+	if n < 2 {
+		return n
+	}
+	return int(ref[n-2]+ref[n-1]) % frameSlots
+}

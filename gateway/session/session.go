@@ -1,0 +1,306 @@
+// Package session is one client's conversation: it decodes what the client sends, keeps its channels, and answers.
+//
+// A session belongs to its connection's event loop: all its methods run there, so it has no locks.
+package session
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/ringcast/ringcast/gateway/hub"
+	"github.com/ringcast/ringcast/gateway/router"
+	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/proto/codec"
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// closeBadFrame is the close code for what no client of the protocol sends.
+const closeBadFrame = 4400
+
+// maxEventBytes is the length of the longest event name.
+const maxEventBytes = 64
+
+// DefaultMaxChannels is how many channels a session may have, as in Phoenix.
+const DefaultMaxChannels = 100
+
+// Config says what sessions may do. MaxChannels 0 means the default.
+type Config struct {
+	Topics      Topics
+	MaxChannels int
+}
+
+// Sessions makes the sessions of one event loop and holds what they share.
+type Sessions struct {
+	// Static.
+	cfg   Config
+	local *router.Local
+
+	// Owned by the loop.
+	buf     []byte         // the reply being encoded
+	publish linkpb.Publish // the publish being handed over
+}
+
+// New returns the sessions of the loop that local belongs to. The router tells them through local when it ends a
+// channel.
+func New(cfg Config, local *router.Local) *Sessions {
+	if cfg.MaxChannels <= 0 {
+		cfg.MaxChannels = DefaultMaxChannels
+	}
+	ss := &Sessions{cfg: cfg, local: local}
+	local.Ended = func(c *hub.Channel) { c.Conn.Handler().(*Session).ended(c) }
+	return ss
+}
+
+// Open returns the session of a new connection. Called on the loop.
+func (ss *Sessions) Open(conn *socket.Conn, kind codec.Kind) *Session {
+	return &Session{ss: ss, conn: conn, codec: kind}
+}
+
+// Session is one client's conversation. It implements socket.Handler.
+type Session struct {
+	// Static.
+	ss    *Sessions
+	conn  *socket.Conn
+	codec codec.Kind
+
+	// Owned by the loop.
+	closed   bool
+	channels []*channel // few: a scan beats a map, in memory by far
+}
+
+// channel is a session's membership of a topic, joined or on its way there.
+type channel struct {
+	hub.Channel
+	topic string
+}
+
+// Message handles one client frame.
+func (s *Session) Message(conn *socket.Conn, op socket.Opcode, data []byte) {
+	f, err := codec.ForKind(s.codec).Decode(data, op == socket.OpBinary)
+	if err != nil {
+		conn.Close(closeBadFrame, err.Error())
+		return
+	}
+	switch string(f.Event) {
+	case "heartbeat":
+		if string(f.Topic) == "phoenix" {
+			s.reply(f.JoinRef, f.Ref, "phoenix", "ok", nil)
+			return
+		}
+		s.push(&f)
+	case "phx_join":
+		s.join(&f)
+	case "phx_leave":
+		s.leave(&f)
+	default:
+		s.push(&f)
+	}
+}
+
+// Closed leaves all channels.
+func (s *Session) Closed(*socket.Conn, error) {
+	s.closed = true
+	for _, c := range s.channels {
+		s.ss.local.Leave(c.topic, &c.Channel)
+	}
+	s.channels = nil
+}
+
+func (s *Session) find(topic []byte) *channel {
+	for _, c := range s.channels {
+		if c.topic == string(topic) {
+			return c
+		}
+	}
+	return nil
+}
+
+func (s *Session) remove(c *channel) {
+	for i, other := range s.channels {
+		if other == c {
+			last := len(s.channels) - 1
+			s.channels[i], s.channels[last] = s.channels[last], nil
+			s.channels = s.channels[:last]
+			return
+		}
+	}
+}
+
+// join handles phx_join. A topic that the session has joined already is joined anew: the old channel ends, and the
+// client is told so after the reply to the new join, as Phoenix does.
+func (s *Session) join(f *codec.Frame) {
+	topic := string(f.Topic)
+	if topic == "phoenix" {
+		s.refuse(f.JoinRef, f.Ref, topic, "reserved event")
+		return
+	}
+	switch v, text := s.ss.cfg.Topics.judge(topic); v {
+	case invalid:
+		s.refuse(f.JoinRef, f.Ref, topic, text)
+		return
+	case invalidSeedName:
+		s.reply(f.JoinRef, f.Ref, topic, "error", codec.AppendString(nil, text))
+		return
+	case unmatched:
+		s.refuse(nil, f.Ref, topic, "unmatched topic")
+		return
+	}
+	old := s.find(f.Topic)
+	if old == nil && len(s.channels) >= s.ss.cfg.MaxChannels {
+		s.refuse(f.JoinRef, f.Ref, topic, "too many channels joined")
+		return
+	}
+	c := &channel{topic: topic}
+	c.Conn, c.JoinRef, c.Codec = s.conn, bytes.Clone(f.JoinRef), s.codec
+	if old != nil {
+		s.remove(old)
+		s.ss.local.Leave(topic, &old.Channel)
+	}
+	s.channels = append(s.channels, c)
+	ref := bytes.Clone(f.Ref)
+	s.ss.local.Join(topic, &c.Channel, func(o router.Outcome) { s.joined(c, old, ref, o) })
+}
+
+// joined ends a join.
+func (s *Session) joined(c, old *channel, ref codec.Ref, o router.Outcome) {
+	if o.OK() {
+		s.reply(c.JoinRef, ref, c.topic, "ok", nil)
+	} else {
+		s.remove(c)
+		s.refuseOutcome(c.JoinRef, ref, c.topic, o)
+	}
+	if old != nil {
+		s.control(old, "phx_close")
+	}
+}
+
+// leave handles phx_leave. Leaving what is not joined is no error; a leave of an older join of the topic is ignored.
+func (s *Session) leave(f *codec.Frame) {
+	c := s.find(f.Topic)
+	if c != nil && stale(f, c) {
+		return
+	}
+	s.reply(f.JoinRef, f.Ref, string(f.Topic), "ok", nil)
+	if c != nil {
+		s.remove(c)
+		s.ss.local.Leave(c.topic, &c.Channel)
+		s.control(c, "phx_close")
+	}
+}
+
+// stale reports whether a frame is for an older join of the topic. A frame without join_ref is for the current one.
+func stale(f *codec.Frame, c *channel) bool {
+	return f.JoinRef != nil && !bytes.Equal(f.JoinRef, c.JoinRef)
+}
+
+// push handles every event that is none of the protocol's own: it is a publish.
+func (s *Session) push(f *codec.Frame) {
+	c := s.find(f.Topic)
+	switch {
+	case c == nil:
+		s.refuse(nil, f.Ref, string(f.Topic), "unmatched topic")
+		return
+	case stale(f, c):
+		return
+	}
+	event, payload := f.Event, f.Payload
+	if string(event) == "publish" && !f.Binary {
+		var err error
+		if event, payload, err = codec.SplitPublish(f.Payload); err != nil {
+			s.refuse(c.JoinRef, f.Ref, c.topic, err.Error())
+			return
+		}
+	}
+	if problem := judgePublish(string(event), payload, f.Binary); problem != "" {
+		s.refuse(c.JoinRef, f.Ref, c.topic, problem)
+		return
+	}
+	p := &s.ss.publish
+	p.Topic, p.Event, p.Payload, p.Binary = c.topic, string(event), payload, f.Binary
+	ref := bytes.Clone(f.Ref)
+	s.ss.local.Publish(p, func(o router.Outcome) { s.published(c, ref, o) })
+	p.Payload = nil // it aliases the loop's read buffer
+}
+
+// judgePublish returns what is wrong with a publish, "" if nothing is.
+func judgePublish(event string, payload []byte, binary bool) string {
+	switch {
+	case event == "":
+		return "invalid event: empty"
+	case len(event) > maxEventBytes:
+		return "invalid event: more than 64 bytes"
+	case strings.HasPrefix(event, "phx_"):
+		return "reserved event"
+	case !binary && !codec.IsObject(payload):
+		return "payload must be an object"
+	}
+	return ""
+}
+
+// published ends a publish.
+func (s *Session) published(c *channel, ref codec.Ref, o router.Outcome) {
+	switch {
+	case s.closed || ref == nil:
+	case o.OK():
+		s.reply(c.JoinRef, ref, c.topic, "ok", nil)
+	default:
+		s.refuseOutcome(c.JoinRef, ref, c.topic, o)
+	}
+}
+
+// ended tells the client that the router has ended a channel. Its library joins again.
+func (s *Session) ended(hc *hub.Channel) {
+	for _, c := range s.channels {
+		if &c.Channel == hc {
+			s.remove(c)
+			s.control(c, "phx_error")
+			return
+		}
+	}
+}
+
+// reply sends a phx_reply.
+func (s *Session) reply(joinRef, ref codec.Ref, topic, status string, response []byte) {
+	ss := s.ss
+	ss.buf = codec.ForKind(s.codec).AppendReply(ss.buf[:0], joinRef, ref, topic, status, response)
+	s.conn.Send(socket.OpText, ss.buf, nil)
+}
+
+// refuse sends an error reply with a reason.
+func (s *Session) refuse(joinRef, ref codec.Ref, topic, reason string) {
+	response := append(codec.AppendString([]byte(`{"reason":`), reason), '}')
+	s.reply(joinRef, ref, topic, "error", response)
+}
+
+// refuseOutcome sends the error reply for a router's outcome.
+func (s *Session) refuseOutcome(joinRef, ref codec.Ref, topic string, o router.Outcome) {
+	response := codec.AppendString([]byte(`{"reason":`), reason(o.Code))
+	response = codec.AppendString(append(response, `,"detail":`...), o.Detail)
+	s.reply(joinRef, ref, topic, "error", append(response, '}'))
+}
+
+// control sends phx_close or phx_error for a channel.
+func (s *Session) control(c *channel, event string) {
+	ss := s.ss
+	ss.buf = codec.AppendControl(ss.buf[:0], codec.ForKind(s.codec), c.JoinRef, c.topic, event)
+	s.conn.Send(socket.OpText, ss.buf, nil)
+}
+
+// reason is the word that Phoenix clients get for an error code. Only unknown_outcome leaves open whether the message
+// was published.
+func reason(code linkpb.Code) string {
+	switch code {
+	case linkpb.Code_OVERLOADED:
+		return "busy"
+	case linkpb.Code_TOO_LARGE:
+		return "too_large"
+	case linkpb.Code_INVALID:
+		return "invalid"
+	case linkpb.Code_UNKNOWN_OUTCOME:
+		return "unknown_outcome"
+	case linkpb.Code_INTERNAL:
+		return "internal"
+	default:
+		return "unavailable"
+	}
+}

@@ -1,0 +1,208 @@
+package socket
+
+import (
+	"io"
+	"time"
+)
+
+// state is where a connection stands. It only goes forward.
+//
+//	          Close, limit, timeout            peer's close frame
+//	open ───────────────────────────► closing ───────────────────► answered
+//	 │  └──── peer's close frame, echoed ──────────────────────────►  │
+//	 │                                   │ RFC 6455 broken            │ queue
+//	 └──── RFC 6455 broken, panic ───────┴──────► failed              │ empty
+//	                                                │                 │
+//	   I/O error, EOF, CloseTimeout, Loops.Close    ▼                 ▼
+//	 ──────────────────────────────────────────► dead: Handler.Closed, once
+type state uint8
+
+const (
+	stateOpen     state = iota // messages go to the handler
+	stateClosing               // our close frame is queued; input is parsed for the peer's only
+	stateAnswered              // close frames both ways; ends when the queue is empty
+	stateFailed                // our close frame is queued; input cannot be parsed any more and is dropped until EOF
+	stateDead                  // finished in this turn, or when its goroutines let go
+)
+
+// Conn is one WebSocket connection. Its methods may be called on its loop
+// only: from its Handler, or from tasks posted there. None of them calls the
+// handler, and after Handler.Closed none of them does anything.
+type Conn struct {
+	// Static since adoption.
+	id      uint64
+	loop    *Loop
+	handler Handler
+	stream  *stream // nil if the loop reads and writes the descriptor itself
+	fd      int32   // -1 with a stream
+	slot    int32
+
+	// The end.
+	state    state
+	end      End
+	cause    error         // what Handler.Closed will get; set on leaving stateOpen
+	deadline time.Duration // of the closing handshake, on the loop's clock
+
+	// Input.
+	torn *torn         // partial frame or message, nil mostly
+	skip uint64        // bytes of a discarded frame that are still to come
+	last time.Duration // when bytes were last received
+
+	// Output.
+	//
+	// Invariant: out is tail bytes of a frame that the peer has begun to get,
+	// then whole frames. blocked means that out waits for the socket (armed,
+	// with a descriptor) or for the writer (with a stream).
+	out     []byte
+	tail    int
+	held    held
+	dirty   bool // in loop.dirty
+	blocked bool
+	armed   bool          // the poller watches for room
+	ended   bool          // our side of the socket is shut down
+	full    time.Duration // when the full socket last took a byte
+	pong    []byte        // frame answering the last ping that found the queue long
+}
+
+// Loop gives the loop that owns the connection. Unlike the other methods it
+// may be called from any goroutine.
+func (c *Conn) Loop() *Loop { return c.loop }
+
+// ID gives a number that no other connection of the same Loops has or had. It
+// is never 0. It may be called from any goroutine.
+func (c *Conn) ID() uint64 { return c.id }
+
+// Closing reports whether a close frame was queued or received or the
+// connection is lost: nothing can be sent and no Message call will follow.
+func (c *Conn) Closing() bool { return c.state != stateOpen }
+
+// RemoteAddr gives the peer's address as host:port. It asks the socket each
+// time. After Handler.Closed it is empty.
+func (c *Conn) RemoteAddr() string {
+	if s := c.stream; s != nil {
+		return s.nc.RemoteAddr().String()
+	}
+	return peerAddr(int(c.fd))
+}
+
+// Close starts the closing handshake: a close frame goes behind what is
+// queued, later Send calls do nothing and the handler gets no more messages.
+// The connection ends when the peer has answered, or after Config.CloseTimeout.
+// The reason is cut to 123 bytes; a code that must not be sent (1005, 1006,
+// below 1000 and the like) gives a close frame without code and reason. Only
+// the first Close counts.
+func (c *Conn) Close(code int, reason string) {
+	c.closeWith(&CloseError{Code: code, Reason: reason}, EndLocal)
+}
+
+// closeWith queues the close frame before it leaves stateOpen: queueing may
+// flush, and a flush must not find a connection that seems to have nothing
+// more to say.
+func (c *Conn) closeWith(cause *CloseError, end End) {
+	if c.state != stateOpen {
+		return
+	}
+	c.queueControl(opClose, closePayload(cause.Code, cause.Reason))
+	if c.state != stateOpen {
+		return // that flush failed
+	}
+	c.state, c.cause, c.end = stateClosing, cause, end
+	c.deadline = c.loop.now + c.loop.cfg.CloseTimeout
+	c.pong = nil
+	if t := c.torn; t != nil {
+		t.op, t.message = opContinuation, nil
+	}
+}
+
+// reject closes an open connection for a message it does not take; frames can
+// still be told apart.
+func (c *Conn) reject(code int, reason string, end End) {
+	c.closeWith(&CloseError{Code: code, Reason: reason}, end)
+}
+
+// fail closes a connection whose input makes no sense any more.
+func (c *Conn) fail(code int, reason string, end End) {
+	c.closeWith(&CloseError{Code: code, Reason: reason}, end)
+	if c.state < stateFailed {
+		c.state = stateFailed
+		c.loop.touch(c)
+	}
+}
+
+// peerClosed handles the payload of the peer's close frame.
+func (c *Conn) peerClosed(payload []byte) {
+	code, reason, bad, problem := parseClose(payload)
+	if bad != 0 {
+		c.fail(bad, problem, EndProtocol)
+		return
+	}
+	c.closeWith(&CloseError{Code: code, Reason: reason, Remote: true}, EndPeer)
+	if c.state == stateClosing {
+		c.state = stateAnswered
+		c.loop.touch(c)
+	}
+}
+
+// inputEnded handles EOF and read errors.
+func (c *Conn) inputEnded(err error) {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF // no close frame came before it
+	}
+	c.die(err, EndError)
+}
+
+// die marks the connection to be finished in this turn. If a close frame was
+// queued or received, that stays the cause.
+func (c *Conn) die(err error, end End) {
+	if c.state == stateDead {
+		return
+	}
+	if c.state == stateOpen {
+		c.cause, c.end = err, end
+	}
+	c.state = stateDead
+	if c.stream != nil {
+		c.stream.kick()
+	}
+	c.loop.dying = append(c.loop.dying, c)
+}
+
+// finish tells the handler and gives everything back. A stream connection
+// comes here again when its goroutines have let go, maybe twice in one turn.
+func (c *Conn) finish() {
+	l, s := c.loop, c.stream
+	if l.slots[c.slot] != c || s != nil && (s.reading || s.writing) {
+		return
+	}
+	c.dropQueue()
+	c.torn = nil
+	c.callClosed()
+	c.handler, c.stream = nil, nil
+	if s != nil {
+		close(s.finished)
+	} else {
+		l.poll.release(int(c.fd))
+		c.fd = -1
+	}
+	l.count.Open--
+	l.count.Ended[c.end]++
+	l.leave(c)
+}
+
+func (c *Conn) callClosed() {
+	defer c.loop.recovered("Closed")
+	c.handler.Closed(c, c.cause)
+}
+
+// expire enforces the timeouts at the loop's time now.
+func (c *Conn) expire(now time.Duration) {
+	cfg := c.loop.cfg
+	switch {
+	case c.state != stateOpen && now >= c.deadline:
+		c.die(nil, c.end)
+	case c.armed && now-c.full >= cfg.WriteTimeout:
+		c.die(ErrWriteTimeout, EndWriteTimeout)
+	case c.state == stateOpen && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout:
+		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"}, EndIdle)
+	}
+}

@@ -1,0 +1,268 @@
+package socket
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// wakeSlot marks the event of the wake descriptor.
+const wakeSlot = -1
+
+// poller is the epoll set of one loop. Only wake may be called from other
+// goroutines.
+//
+// It waits through Go's own network poller: the epoll descriptor is a
+// pollable file, so a sleeping loop is a parked goroutine and holds no thread.
+// On a two-core machine, woken 4000 times a second, that costs 16 µs of CPU
+// per wake-up; a goroutine blocked in epoll_wait costs 52 µs, and an echo
+// 29 µs against 20. Moving the read deadline instead of writing to an eventfd
+// is no cheaper.
+//
+// No readiness is lost between the two pollers: the loop parks only after
+// epoll_wait found nothing, and what becomes ready after that is a new edge
+// of the epoll descriptor.
+type poller struct {
+	file  *os.File // owns the epoll descriptor
+	raw   syscall.RawConn
+	epfd  int
+	waker int // eventfd, edge-triggered: written, never read
+
+	ready  [256]unix.EpollEvent
+	n      int
+	err    error
+	peekFn func(fd uintptr) bool // peek, made once
+}
+
+// wakeCount is what a wake adds to the eventfd. The counter is never read; it
+// lasts for 2^64 wakes.
+var wakeCount = binary.NativeEndian.AppendUint64(nil, 1)
+
+func newPoller() (*poller, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("socket: epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		_ = unix.Close(epfd)
+		return nil, fmt.Errorf("socket: epoll descriptor: %w", err)
+	}
+	waker, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		_ = unix.Close(epfd)
+		return nil, fmt.Errorf("socket: eventfd: %w", err)
+	}
+	p := &poller{file: os.NewFile(uintptr(epfd), "epoll"), epfd: epfd, waker: waker}
+	p.peekFn = p.peek
+	err = unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, waker, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: wakeSlot})
+	if err == nil {
+		p.raw, err = p.file.SyscallConn()
+	}
+	if err == nil {
+		err = p.alarm(time.Now().Add(time.Second)) // fails if the file is not pollable
+	}
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("socket: epoll set: %w", err)
+	}
+	return p, nil
+}
+
+func (p *poller) close() {
+	_ = p.file.Close()
+	_ = unix.Close(p.waker)
+}
+
+// alarm ends a wait at the given time. It holds until it is set again.
+func (p *poller) alarm(at time.Time) error { return p.file.SetReadDeadline(at) }
+
+// wait collects what is ready; if it may block, it returns when something is,
+// or on wake, or at the alarm.
+func (p *poller) wait(block bool) (int, error) {
+	if !block {
+		p.peek(0)
+		return p.n, p.err
+	}
+	p.n, p.err = 0, nil
+	if err := p.raw.Read(p.peekFn); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, fmt.Errorf("socket: wait for epoll: %w", err)
+	}
+	return p.n, p.err
+}
+
+// peek collects what is ready now and reports whether the wait is over.
+func (p *poller) peek(uintptr) bool {
+	for {
+		n, err := unix.EpollWait(p.epfd, p.ready[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			p.n, p.err = 0, fmt.Errorf("socket: epoll_wait: %w", err)
+			return true
+		}
+		p.n, p.err = n, nil
+		return n > 0
+	}
+}
+
+// event gives the i-th result of the last wait. slot is wakeSlot for a wake.
+// broken means that the kernel reported an error or hang-up, so that a read
+// will find it.
+func (p *poller) event(i int) (slot int, readable, writable, broken bool) {
+	e := &p.ready[i]
+	broken = e.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0
+	return int(e.Fd), broken || e.Events&unix.EPOLLIN != 0, e.Events&unix.EPOLLOUT != 0, broken
+}
+
+// wake ends the present or the next blocking wait.
+func (p *poller) wake() {
+	for {
+		if _, err := unix.Write(p.waker, wakeCount); err != unix.EINTR {
+			return // EAGAIN: the counter is full, so a wake is pending
+		}
+	}
+}
+
+func (p *poller) add(fd, slot int) error {
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(slot)})
+}
+
+// watchWritable turns waiting for room in the socket on or off.
+func (p *poller) watchWritable(fd, slot int, on bool) error {
+	events := uint32(unix.EPOLLIN)
+	if on {
+		events |= unix.EPOLLOUT
+	}
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: events, Fd: int32(slot)})
+}
+
+// release ends the connection and closes the descriptor. The HTTP server may
+// still hold its own descriptor of the same socket: without the shutdown the
+// peer would wait for that one.
+func (p *poller) release(fd int) {
+	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+	p.remove(fd)
+}
+
+// remove closes the descriptor, and nothing else of the socket. As long as
+// another descriptor of it is open, closing alone would leave it in the set.
+func (p *poller) remove(fd int) {
+	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+	_ = unix.Close(fd)
+}
+
+// readFD reads once. The count is 0 without an error if nothing is there now;
+// the peer's end is io.EOF.
+func readFD(fd int, buf []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, buf)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return 0, nil
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return n, nil
+		}
+	}
+}
+
+// writeFD writes once and gives what the kernel took, which may be nothing.
+func writeFD(fd int, buf []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, buf)
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return 0, nil
+		case err != nil:
+			return 0, os.NewSyscallError("write", err)
+		default:
+			return n, nil
+		}
+	}
+}
+
+// pendingError gives the error that the kernel holds for the socket.
+func pendingError(fd int) error {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && n != 0 {
+		err = unix.Errno(n)
+	}
+	if err == nil {
+		err = unix.ECONNRESET
+	}
+	return os.NewSyscallError("socket", err)
+}
+
+func closeWriteFD(fd int) { _ = unix.Shutdown(fd, unix.SHUT_WR) }
+
+func closeFD(fd int) { _ = unix.Close(fd) }
+
+func peerAddr(fd int) string {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return ""
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return (&net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}).String()
+	case *unix.SockaddrInet6:
+		addr := net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+		if sa.ZoneId != 0 {
+			if ifi, err := net.InterfaceByIndex(int(sa.ZoneId)); err == nil {
+				addr.Zone = ifi.Name
+			}
+		}
+		return addr.String()
+	case *unix.SockaddrUnix:
+		return "unix:" + sa.Name
+	}
+	return ""
+}
+
+// dupSocket gives a descriptor of our own for a plain socket, so that nc can
+// be closed by whoever owns it. Anything else is errNotPollable.
+func dupSocket(nc net.Conn) (int, error) {
+	var sc syscall.Conn
+	switch nc := nc.(type) {
+	case *net.TCPConn:
+		if err := nc.SetNoDelay(true); err != nil {
+			return -1, fmt.Errorf("socket: adopt: %w", err)
+		}
+		sc = nc
+	case *net.UnixConn:
+		sc = nc
+	default:
+		return -1, errNotPollable
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return -1, fmt.Errorf("socket: adopt: %w", err)
+	}
+	fd := -1
+	var dupErr error
+	err = raw.Control(func(orig uintptr) {
+		if fd, dupErr = unix.FcntlInt(orig, unix.F_DUPFD_CLOEXEC, 0); dupErr == nil {
+			dupErr = unix.SetNonblock(fd, true)
+		}
+	})
+	if err = errors.Join(err, dupErr); err != nil {
+		if fd >= 0 {
+			closeFD(fd)
+		}
+		return -1, fmt.Errorf("socket: adopt: duplicate descriptor: %w", err)
+	}
+	return fd, nil
+}

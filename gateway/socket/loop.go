@@ -1,0 +1,333 @@
+package socket
+
+import (
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	readSize      = 64 << 10 // one read of one socket
+	stagingSize   = 1 << 10  // a new staging buffer
+	maxStaging    = 64 << 10 // a staging buffer that is worth keeping
+	maxFreeBytes  = 2 << 20  // staging buffers kept per loop
+	maxStaged     = 1 << 20  // staged in one turn before a flush in between
+	maxFreeTorn   = 64       // torn states kept per loop
+	maxTornBuffer = 4 << 10  // a torn buffer that is worth keeping
+)
+
+// Loop is one event loop. Post and Index may be called from any goroutine,
+// everything else belongs to the loop's own.
+type Loop struct {
+	// Static.
+	cfg   *Config
+	index int
+	poll  *poller
+	start time.Time
+	tick  time.Duration
+
+	// Any goroutine.
+	load   atomic.Int64 // connections, those being adopted included
+	asleep atomic.Bool  // set under tasksMu only; see post
+
+	// Guarded by tasksMu.
+	tasksMu sync.Mutex
+	tasks   []func()
+	closed  bool // takes no more tasks
+
+	// Guarded by statsMu.
+	statsMu   sync.Mutex
+	published Stats
+
+	// Owned by the loop.
+	//
+	// Invariant: slots[c.slot] == c until c is finished. A slot is given out
+	// again only by a task, and connections finish after all events of a turn,
+	// so an event never meets a connection that is not its own.
+	slots     []*Conn
+	freeSlots []int
+	running   []func() // the tasks of this turn; swapped with tasks
+	dirty     []*Conn  // touched since the last flush
+	dying     []*Conn  // to be finished in this turn
+	now       time.Duration
+	nextSweep time.Duration
+	stopping  bool
+	count     Stats
+
+	// Buffers, owned by the loop.
+	readBuf   []byte
+	free      [][]byte // staging buffers
+	freeBytes int
+	staged    int // bytes in staging buffers since the last flush, a buffer counting as stagingSize at least
+	freeTorn  []*torn
+}
+
+func newLoop(cfg *Config, index int) (*Loop, error) {
+	poll, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	return &Loop{
+		cfg: cfg, index: index, poll: poll, start: time.Now(), tick: cfg.tick(),
+		readBuf: make([]byte, readSize),
+	}, nil
+}
+
+// Index gives the loop's index in its Loops.
+func (l *Loop) Index() int { return l.index }
+
+// Post queues a task to run on the loop. Tasks run in the order posted, each
+// in the present turn or the next. Post never blocks and may be called from
+// anywhere, the loop included. A panic in a task is logged and counted. After
+// Loops.Close tasks are dropped.
+func (l *Loop) Post(task func()) { l.post(task) }
+
+// post is Post that reports whether the task will run.
+//
+// No task is left lying while the loop sleeps, and while the loop is awake a
+// post costs no system call. Both sides decide under tasksMu: either the task
+// is there when the loop wants to sleep, and it does not; or the loop is
+// asleep when the task comes, and the first poster wakes it. A poster that
+// finds it asleep although it has just woken by itself only makes the next
+// wait end early:
+//
+//	loop: asleep = true       wakes by an event        asleep = false
+//	poster:            append            asleep? yes: wake
+//
+// The wake-up is written under tasksMu too, because exit takes it before the
+// descriptor is closed.
+func (l *Loop) post(task func()) bool {
+	l.tasksMu.Lock()
+	defer l.tasksMu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.tasks = append(l.tasks, task)
+	if l.asleep.Load() {
+		l.asleep.Store(false)
+		l.poll.wake()
+	}
+	return true
+}
+
+// fallAsleep notes that the loop is going to sleep, unless there are tasks.
+func (l *Loop) fallAsleep() bool {
+	l.tasksMu.Lock()
+	defer l.tasksMu.Unlock()
+	l.asleep.Store(len(l.tasks) == 0)
+	return l.asleep.Load()
+}
+
+// run takes turns until the loop is stopped and empty.
+func (l *Loop) run() {
+	defer l.poll.close()
+	for {
+		n := l.wait()
+		l.now = time.Since(l.start)
+		for i := range n {
+			l.handleEvent(i)
+		}
+		l.runTasks()
+		if l.now >= l.nextSweep {
+			l.sweep()
+		}
+		l.settle()
+		l.publish()
+		if l.stopping && l.exit() {
+			return
+		}
+	}
+}
+
+// wait sleeps until there is something to do. An error of the poller is a
+// broken process (no memory, descriptor closed by others): it is logged, and
+// the loop goes on with its tasks rather than spin.
+func (l *Loop) wait() int {
+	n, err := l.poll.wait(l.fallAsleep())
+	l.asleep.Store(false)
+	if err != nil {
+		l.cfg.Log.Error("event loop cannot wait", zap.Int("loop", l.index), zap.Error(err))
+		time.Sleep(10 * time.Millisecond)
+	}
+	return n
+}
+
+func (l *Loop) handleEvent(i int) {
+	slot, readable, writable, broken := l.poll.event(i)
+	if slot == wakeSlot {
+		return
+	}
+	c := l.slots[slot]
+	if c.state == stateDead {
+		return
+	}
+	if writable {
+		c.blocked = false
+		l.touch(c)
+	}
+	if readable {
+		l.read(c, broken)
+	}
+}
+
+// read takes what one read of the socket gives.
+func (l *Loop) read(c *Conn, broken bool) {
+	n, err := readFD(int(c.fd), l.readBuf)
+	l.count.Reads++
+	switch {
+	case err != nil:
+		c.inputEnded(err)
+	case n > 0:
+		c.received(l.readBuf[:n])
+	case broken:
+		c.die(pendingError(int(c.fd)), EndError)
+	}
+}
+
+// runTasks runs the tasks posted so far; those they post run in the next turn.
+func (l *Loop) runTasks() {
+	l.tasksMu.Lock()
+	l.running, l.tasks = l.tasks, l.running[:0]
+	l.tasksMu.Unlock()
+	for i, task := range l.running {
+		l.running[i] = nil
+		l.runTask(task)
+	}
+	if cap(l.running) > 4096 {
+		l.running = nil // a burst's worth of memory is not kept
+	}
+}
+
+func (l *Loop) runTask(task func()) {
+	defer l.recovered("task")
+	task()
+}
+
+// recovered, deferred, keeps a panic of the users' code from ending the
+// process.
+func (l *Loop) recovered(where string) {
+	if r := recover(); r != nil {
+		l.countPanic(where, r)
+	}
+}
+
+func (l *Loop) countPanic(where string, r any) {
+	l.count.Panics++
+	l.cfg.Log.Error("panic on event loop", zap.String("in", where), zap.Any("panic", r),
+		zap.ByteString("stack", debug.Stack()))
+}
+
+// touch notes that c is to be flushed in this turn.
+func (l *Loop) touch(c *Conn) {
+	if !c.dirty {
+		c.dirty = true
+		l.dirty = append(l.dirty, c)
+	}
+}
+
+// settle flushes every touched connection and finishes those that ended.
+// Finishing calls handlers, which may touch others: so until nothing is left.
+func (l *Loop) settle() {
+	for len(l.dirty)+len(l.dying) > 0 {
+		l.flushDirty()
+		for i := 0; i < len(l.dying); i++ {
+			l.dying[i].finish()
+			l.dying[i] = nil
+		}
+		l.dying = l.dying[:0]
+	}
+}
+
+// flushDirty calls no handlers, so it is safe at any moment of a turn.
+func (l *Loop) flushDirty() {
+	for i := 0; i < len(l.dirty); i++ {
+		c := l.dirty[i]
+		l.dirty[i] = nil
+		c.dirty = false
+		c.flush()
+	}
+	l.dirty = l.dirty[:0]
+	l.staged = 0
+}
+
+// sweep enforces the timeouts of all connections.
+func (l *Loop) sweep() {
+	for _, c := range l.slots {
+		if c != nil && c.state != stateDead {
+			c.expire(l.now)
+		}
+	}
+	l.nextSweep = l.now + l.tick
+	if err := l.poll.alarm(l.start.Add(l.nextSweep)); err != nil {
+		l.cfg.Log.Error("event loop cannot set its alarm", zap.Int("loop", l.index), zap.Error(err))
+	}
+}
+
+func (l *Loop) publish() {
+	l.statsMu.Lock()
+	l.published = l.count
+	l.statsMu.Unlock()
+}
+
+// stop ends all connections; stream connections finish when their goroutines
+// have let go.
+func (l *Loop) stop() {
+	l.stopping = true
+	for _, c := range l.slots {
+		if c != nil {
+			c.die(ErrClosed, EndStopped)
+		}
+	}
+}
+
+// exit closes the task queue if nothing is left to do.
+func (l *Loop) exit() bool {
+	if len(l.freeSlots) < len(l.slots) {
+		return false
+	}
+	l.tasksMu.Lock()
+	defer l.tasksMu.Unlock()
+	l.closed = len(l.tasks) == 0
+	return l.closed
+}
+
+// enter gives c its slot.
+func (l *Loop) enter(c *Conn) {
+	if n := len(l.freeSlots); n > 0 {
+		c.slot = int32(l.freeSlots[n-1])
+		l.freeSlots = l.freeSlots[:n-1]
+		l.slots[c.slot] = c
+		return
+	}
+	c.slot = int32(len(l.slots))
+	l.slots = append(l.slots, c)
+}
+
+func (l *Loop) leave(c *Conn) {
+	l.slots[c.slot] = nil
+	l.freeSlots = append(l.freeSlots, int(c.slot))
+	l.load.Add(-1)
+}
+
+// takeBuffer gives an empty staging buffer, new ones with room for n bytes.
+func (l *Loop) takeBuffer(n int) []byte {
+	if k := len(l.free); k > 0 {
+		b := l.free[k-1]
+		l.free[k-1] = nil
+		l.free = l.free[:k-1]
+		l.freeBytes -= cap(b)
+		return b
+	}
+	return make([]byte, 0, max(n, stagingSize))
+}
+
+func (l *Loop) giveBuffer(b []byte) {
+	if cap(b) < stagingSize || cap(b) > maxStaging || l.freeBytes+cap(b) > maxFreeBytes {
+		return
+	}
+	l.free = append(l.free, b[:0])
+	l.freeBytes += cap(b)
+}

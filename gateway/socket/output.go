@@ -1,0 +1,212 @@
+package socket
+
+import "slices"
+
+// held says whose memory Conn.out is.
+type held uint8
+
+const (
+	heldNone   held = iota // out is empty
+	heldStaged             // a staging buffer of the loop
+	heldShared             // a frame given to SendFramed, not to be written to
+	heldOwn                // the connection's own, until the queue is empty
+)
+
+// Send copies one message, the parts one after the other, as one frame into
+// the connection's queue. It goes out at the end of the turn. On a closing
+// connection it does nothing. If the queue is over Config.MaxQueueBytes, even
+// after a write in between, what the peer has not begun to get is dropped and
+// the connection closes with 4008.
+func (c *Conn) Send(op Opcode, parts ...[]byte) {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	size := serverHeaderSize(n) + n
+	if !c.room(size) {
+		return
+	}
+	c.grow(size)
+	c.out = appendHeader(c.out, op, n)
+	for _, p := range parts {
+		c.out = append(c.out, p...)
+	}
+	c.loop.count.Frames++
+}
+
+// SendFramed is Send for a frame made by AppendFrame, which many connections
+// may share. It must not change until the end of the loop's turn. If nothing
+// is queued it goes to the kernel from where it stands, without a copy.
+func (c *Conn) SendFramed(frame []byte) {
+	if len(frame) == 0 || !c.room(len(frame)) {
+		return
+	}
+	c.loop.count.Frames++
+	if c.held != heldNone || c.blocked {
+		c.grow(len(frame))
+		c.out = append(c.out, frame...)
+		return
+	}
+	c.out, c.held = frame, heldShared
+	c.loop.count.QueueBytes += uint64(len(frame))
+	c.loop.touch(c)
+}
+
+// queued gives the bytes that count against Config.MaxQueueBytes.
+func (c *Conn) queued() int {
+	if c.stream != nil {
+		return len(c.out) + c.stream.inFlight
+	}
+	return len(c.out)
+}
+
+// room reports whether n more bytes may be queued, and closes if not. A long
+// turn may fill the queue of a peer that reads well, so the socket is tried
+// before the peer is called slow.
+func (c *Conn) room(n int) bool {
+	if c.state != stateOpen {
+		return false
+	}
+	limit := c.loop.cfg.MaxQueueBytes
+	if c.queued()+n <= limit {
+		return true
+	}
+	c.flush()
+	if c.state == stateOpen && c.queued()+n > limit {
+		c.overflow()
+	}
+	return c.state == stateOpen
+}
+
+// overflow drops all frames but the rest of one that is begun, so that the
+// close frame stands where a frame may start.
+func (c *Conn) overflow() {
+	rest := slices.Clone(c.out[:c.tail])
+	c.dropQueue()
+	if len(rest) > 0 {
+		c.out, c.held, c.tail = rest, heldOwn, len(rest)
+		c.loop.count.QueueBytes += uint64(len(rest))
+	}
+	c.closeWith(&CloseError{Code: CloseSlow, Reason: "slow"}, EndSlow)
+}
+
+// queueControl queues a control frame, whatever the queue's length.
+func (c *Conn) queueControl(op Opcode, payload []byte) {
+	c.grow(2 + len(payload))
+	c.out = append(appendHeader(c.out, op, len(payload)), payload...)
+}
+
+// grow makes out a buffer to which the caller now appends n bytes. When much
+// is staged already, it flushes first: so a turn that touches very many
+// connections does not hold a buffer for each of them.
+func (c *Conn) grow(n int) {
+	l := c.loop
+	if l.staged >= maxStaged {
+		l.flushDirty()
+	}
+	switch c.held {
+	case heldNone:
+		c.out, c.held = l.takeBuffer(n), heldStaged
+		l.staged += max(n, stagingSize)
+	case heldShared:
+		shared := c.out
+		c.out, c.held = append(l.takeBuffer(len(shared)+n), shared...), heldStaged
+		l.staged += max(len(shared)+n, stagingSize)
+	case heldStaged:
+		l.staged += n
+	}
+	l.count.QueueBytes += uint64(n)
+	l.touch(c)
+}
+
+// flush writes out once. What the kernel does not take waits until the poller
+// reports room. It calls no handlers.
+func (c *Conn) flush() {
+	if c.stream != nil {
+		c.flushStream()
+		return
+	}
+	l := c.loop
+	for c.state != stateDead && !c.blocked && c.fill() {
+		n, err := writeFD(int(c.fd), c.out)
+		l.count.Writes++
+		if err != nil {
+			c.die(err, EndError)
+			return
+		}
+		c.taken(n)
+	}
+	if c.state != stateDead && !c.blocked {
+		c.drained()
+	}
+}
+
+// fill reports whether there is something to write: the queue, or else the
+// pong that waited for its end.
+func (c *Conn) fill() bool {
+	if len(c.out) == 0 && c.pong != nil {
+		c.out, c.held, c.pong = c.pong, heldOwn, nil
+		c.loop.count.QueueBytes += uint64(len(c.out))
+	}
+	return len(c.out) > 0
+}
+
+// taken notes that the kernel took the first n bytes of out.
+func (c *Conn) taken(n int) {
+	l := c.loop
+	l.count.BytesOut += uint64(n)
+	if n == len(c.out) {
+		c.dropQueue()
+		c.watch(false)
+		return
+	}
+	if n > 0 || !c.armed {
+		c.full = l.now
+	}
+	tail, rest := frameTail(c.out, c.tail, n), c.out[n:]
+	if c.held != heldOwn {
+		rest = slices.Clone(rest)
+		c.giveStaged()
+	}
+	l.count.QueueBytes -= uint64(n)
+	c.out, c.held, c.tail = rest, heldOwn, tail
+	c.blocked = true
+	c.watch(true)
+}
+
+// watch turns waiting for room on or off.
+func (c *Conn) watch(on bool) {
+	if c.armed == on {
+		return
+	}
+	c.armed = on
+	if err := c.loop.poll.watchWritable(int(c.fd), int(c.slot), on); err != nil {
+		c.die(err, EndError)
+	}
+}
+
+// drained goes on with closing when the queue is empty.
+func (c *Conn) drained() {
+	switch {
+	case c.state == stateAnswered:
+		c.die(nil, c.end)
+	case c.state == stateFailed && !c.ended && c.stream == nil:
+		// Closing now, with input unread, would reset the connection and might
+		// take the close frame from the peer. So our side ends first.
+		c.ended = true
+		closeWriteFD(int(c.fd))
+	}
+}
+
+// dropQueue empties out and gives its memory back.
+func (c *Conn) dropQueue() {
+	c.loop.count.QueueBytes -= uint64(len(c.out))
+	c.giveStaged()
+	c.out, c.held, c.tail = nil, heldNone, 0
+}
+
+func (c *Conn) giveStaged() {
+	if c.held == heldStaged {
+		c.loop.giveBuffer(c.out)
+	}
+}

@@ -1,0 +1,219 @@
+// Package socket owns WebSocket connections after their HTTP handshake. A
+// few event loops hold all of them: each connection belongs to one loop for
+// its life, and everything of it (parsing, its handler, its queue) is touched
+// only on that loop. Nothing here takes a lock or starts a goroutine per
+// connection or message.
+//
+// One turn of a loop, in this order:
+//
+//	wait     until a socket is ready, a task was posted or a sweep is due
+//	read     each readable socket once; its messages go to its handler
+//	tasks    everything posted up to now, in order
+//	flush    each connection touched in this turn, with one write
+//	finish   connections that ended: Handler.Closed, then the descriptor
+//
+// So a burst of requests gets all its replies in one write, and a batch of
+// messages for many connections costs one write for each of them. Bytes that
+// the kernel does not take wait in the connection's own queue, which is
+// bounded; a full socket delays no other.
+//
+// On Linux the loops wait with epoll. TLS connections, and all connections on
+// other systems, are stream connections: a goroutine reads and a short-lived
+// one writes, and both post to the connection's loop, so handlers see no
+// difference.
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Close codes that this package sends or reports.
+const (
+	CloseNormal      = 1000
+	CloseProtocol    = 1002
+	CloseNoStatus    = 1005 // the peer's close frame carried no code; never sent
+	CloseNotUTF8     = 1007
+	CloseTooBig      = 1009
+	CloseInternal    = 1011
+	CloseRestart     = 1012
+	CloseSlow        = 4008
+	CloseIdleTimeout = 4408
+)
+
+// ErrClosed is what connections and callers get after Loops.Close.
+var ErrClosed = errors.New("socket: loops are closed")
+
+// ErrWriteTimeout ends a connection whose full socket took no byte for
+// Config.WriteTimeout.
+var ErrWriteTimeout = errors.New("socket: write timeout")
+
+// CloseError says which close frame ended a connection.
+type CloseError struct {
+	Code   int
+	Reason string
+	Remote bool // the peer sent the first close frame
+}
+
+func (e *CloseError) Error() string {
+	who := "closed here"
+	if e.Remote {
+		who = "closed by peer"
+	}
+	return fmt.Sprintf("%s: %d %q", who, e.Code, e.Reason)
+}
+
+// Config bounds the connections. The zero value gives the defaults.
+type Config struct {
+	Loops           int           // event loops; default GOMAXPROCS
+	MaxMessageBytes int           // an inbound message, reassembled; default 64 KiB; over it: close 1009
+	MaxQueueBytes   int           // outbound bytes the kernel has not taken; default 1 MiB; over it: close 4008
+	IdleTimeout     time.Duration // since bytes were last received; default 60 s, negative = none; then close 4408
+	WriteTimeout    time.Duration // a full socket that takes no byte; default 10 s; then the connection is dropped
+	CloseTimeout    time.Duration // from sending the close frame to the end; default 5 s
+	Log             *zap.Logger   // default none
+}
+
+func (cfg Config) withDefaults() (Config, error) {
+	var errs []error
+	number := func(name string, v *int, def int) {
+		if *v < 0 {
+			errs = append(errs, fmt.Errorf("socket: %s = %d: must not be negative", name, *v))
+		} else if *v == 0 {
+			*v = def
+		}
+	}
+	duration := func(name string, v *time.Duration, def time.Duration) {
+		if *v < 0 {
+			errs = append(errs, fmt.Errorf("socket: %s = %v: must not be negative", name, *v))
+		} else if *v == 0 {
+			*v = def
+		}
+	}
+	number("Loops", &cfg.Loops, runtime.GOMAXPROCS(0))
+	number("MaxMessageBytes", &cfg.MaxMessageBytes, 64<<10)
+	number("MaxQueueBytes", &cfg.MaxQueueBytes, 1<<20)
+	duration("WriteTimeout", &cfg.WriteTimeout, 10*time.Second)
+	duration("CloseTimeout", &cfg.CloseTimeout, 5*time.Second)
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = 60 * time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	return cfg, errors.Join(errs...)
+}
+
+// tick is how often deadlines are looked at: each second, or four times in
+// the shortest timeout if that is less.
+func (cfg *Config) tick() time.Duration {
+	shortest := min(cfg.WriteTimeout, cfg.CloseTimeout)
+	if cfg.IdleTimeout > 0 {
+		shortest = min(shortest, cfg.IdleTimeout)
+	}
+	return max(min(shortest/4, time.Second), time.Millisecond)
+}
+
+// Handler receives what happens on one connection. All calls come on the
+// connection's loop and must not block.
+type Handler interface {
+	// Message hands over one whole message. data is the loop's own memory,
+	// valid during the call only; the handler may write to it. A panic closes
+	// the connection with 1011.
+	Message(c *Conn, op Opcode, data []byte)
+
+	// Closed is called exactly once, as the last call. err is a *CloseError
+	// if a close frame was sent or received, else the I/O error that ended
+	// the connection, or ErrClosed.
+	Closed(c *Conn, err error)
+}
+
+// Loops is a set of running event loops. All methods may be called from any
+// goroutine.
+type Loops struct {
+	cfg    Config
+	loops  []*Loop
+	lastID atomic.Uint64
+	joined sync.WaitGroup
+}
+
+// New starts the loops. The caller must Close them.
+func New(cfg Config) (*Loops, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	ls := &Loops{cfg: cfg, loops: make([]*Loop, cfg.Loops)}
+	for i := range ls.loops {
+		if ls.loops[i], err = newLoop(&ls.cfg, i); err != nil {
+			for _, l := range ls.loops[:i] {
+				l.poll.close()
+			}
+			return nil, err
+		}
+	}
+	for _, l := range ls.loops {
+		ls.joined.Go(l.run)
+	}
+	return ls, nil
+}
+
+// Len gives the number of loops.
+func (ls *Loops) Len() int { return len(ls.loops) }
+
+// Loop gives the loop of index i, 0 ≤ i < Len().
+func (ls *Loops) Loop(i int) *Loop { return ls.loops[i] }
+
+// Conns gives the number of open connections, those being adopted included.
+func (ls *Loops) Conns() int {
+	n := int64(0)
+	for _, l := range ls.loops {
+		n += l.load.Load()
+	}
+	return int(n)
+}
+
+// CloseAll starts the closing handshake on every connection there is: each
+// gets a close frame behind what is queued for it. It does not wait, and
+// connections adopted later are not touched.
+func (ls *Loops) CloseAll(code int, reason string) {
+	for _, l := range ls.loops {
+		l.Post(func() {
+			for _, c := range l.slots {
+				if c != nil {
+					c.closeWith(&CloseError{Code: code, Reason: reason}, EndDrain)
+				}
+			}
+		})
+	}
+}
+
+// Close ends every connection at once, without close frames, stops the loops
+// and returns when they have stopped: every Handler has got its Closed by
+// then. Tasks posted before Close still run; later ones are dropped. It must
+// not be called on a loop. Calling it again waits too.
+func (ls *Loops) Close() {
+	for _, l := range ls.loops {
+		l.Post(l.stop)
+	}
+	ls.joined.Wait()
+}
+
+// pick chooses the loop with the fewest connections and counts one more.
+// Two callers may pick the same loop; the next ones even it out.
+func (ls *Loops) pick() *Loop {
+	best := ls.loops[0]
+	for _, l := range ls.loops[1:] {
+		if l.load.Load() < best.load.Load() {
+			best = l
+		}
+	}
+	best.load.Add(1)
+	return best
+}

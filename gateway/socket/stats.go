@@ -1,0 +1,71 @@
+package socket
+
+// End says why a connection ended, for counting.
+type End uint8
+
+// The ways a connection ends.
+const (
+	EndPeer         End = iota // the peer sent a close frame first
+	EndLocal                   // Conn.Close
+	EndDrain                   // Loops.CloseAll
+	EndProtocol                // the peer broke RFC 6455: close 1002 or 1007
+	EndTooBig                  // message over a limit: close 1009
+	EndSlow                    // queue over its bound: close 4008
+	EndIdle                    // nothing received: close 4408
+	EndPanic                   // its handler panicked: close 1011
+	EndWriteTimeout            // full socket took nothing
+	EndError                   // read or write error, or EOF without a close frame
+	EndStopped                 // Loops.Close
+	NumEnds         = iota
+)
+
+var endNames = [NumEnds]string{
+	"peer", "local", "drain", "protocol", "too_big", "slow", "idle", "panic", "write_timeout", "error", "stopped",
+}
+
+// String gives a short name, fit for a metric label.
+func (e End) String() string { return endNames[e] }
+
+// Stats counts what the loops did since New; Open and QueueBytes are the
+// state now. Each loop publishes its part at the end of a turn.
+type Stats struct {
+	Open       uint64 // connections
+	QueueBytes uint64 // outbound bytes that no kernel has taken yet
+
+	Accepted uint64          // connections whose handler was opened
+	Ended    [NumEnds]uint64 // connections, by End
+	Messages uint64          // handed to handlers
+	Frames   uint64          // data frames queued for peers
+	BytesIn  uint64
+	BytesOut uint64 // taken by the kernel
+	Reads    uint64 // read calls
+	Writes   uint64 // write calls
+	Panics   uint64 // of handlers and of posted tasks
+}
+
+func (s *Stats) add(o *Stats) {
+	s.Open += o.Open
+	s.QueueBytes += o.QueueBytes
+	s.Accepted += o.Accepted
+	for i, n := range o.Ended {
+		s.Ended[i] += n
+	}
+	s.Messages += o.Messages
+	s.Frames += o.Frames
+	s.BytesIn += o.BytesIn
+	s.BytesOut += o.BytesOut
+	s.Reads += o.Reads
+	s.Writes += o.Writes
+	s.Panics += o.Panics
+}
+
+// Stats sums the counters of all loops.
+func (ls *Loops) Stats() Stats {
+	var sum Stats
+	for _, l := range ls.loops {
+		l.statsMu.Lock()
+		sum.add(&l.published)
+		l.statsMu.Unlock()
+	}
+	return sum
+}

@@ -1,0 +1,198 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ErrSlowPeer ends a lane whose peer leaves more bytes unread than the lane may queue.
+var ErrSlowPeer = errors.New("link: peer does not read fast enough")
+
+// errSilent ends a connection that said too much before its Hello.
+var errNoHello = errors.New("link: no hello within the bytes allowed for one")
+
+// helloBytes bounds what is read before a Hello: a stranger's bytes never grow a buffer of ours beyond a few KiB.
+const helloBytes = 16 << 10
+
+// conn is a lane's transport: a net.Conn whose Write never waits for the peer.
+//
+// dRPC v1.0.0 sends from the caller's goroutine, knows no write deadline, and after a failed write leaves the
+// connection open and reports later sends as done. So conn writes what the kernel takes at once, keeps the rest
+// (bounded) for a goroutine that lives only while the socket is full, and closes itself on the first failure, which
+// ends the receive loop and with it the lane.
+type conn struct {
+	net.Conn
+
+	// Static.
+	raw          syscall.RawConn // nil where there is no file descriptor, e.g. net.Pipe
+	writeTimeout time.Duration
+	maxQueued    int
+
+	// Owned by the reader.
+	unproven int // bytes that may still be read before prove; negative when proven
+
+	mu       sync.Mutex
+	queued   []byte // what the kernel has not taken, in order
+	draining bool   // a drain goroutine runs; only it writes to the socket
+	err      error  // why the connection was closed
+}
+
+func newConn(nc net.Conn, cfg Config) *conn {
+	c := &conn{Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, unproven: -1}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.raw = raw
+		}
+	}
+	return c
+}
+
+// Read is net.Conn's, within the bytes allowed before prove.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.unproven < 0 {
+		return c.Conn.Read(p)
+	}
+	if c.unproven == 0 {
+		return 0, errNoHello
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.unproven)])
+	c.unproven -= n
+	return n, err
+}
+
+// Write takes all of p or fails. It never waits: bytes that the kernel does not take now are queued.
+func (c *conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, c.err
+	}
+	rest := p
+	if !c.draining {
+		n, err := c.tryWrite(p)
+		if err != nil {
+			return n, c.failLocked(err)
+		}
+		rest = p[n:]
+	}
+	if len(rest) == 0 {
+		return len(p), nil
+	}
+	if len(c.queued)+len(rest) > c.maxQueued {
+		return 0, c.failLocked(fmt.Errorf("%w: %d bytes queued", ErrSlowPeer, len(c.queued)))
+	}
+	c.queued = append(c.queued, rest...)
+	if !c.draining {
+		c.draining = true
+		go c.drain()
+	}
+	return len(p), nil
+}
+
+// tryWrite writes what the socket takes without waiting.
+func (c *conn) tryWrite(p []byte) (n int, err error) {
+	if c.raw == nil {
+		return 0, nil
+	}
+	rerr := c.raw.Write(func(fd uintptr) bool {
+		for {
+			n, err = syscall.Write(int(fd), p)
+			if err != syscall.EINTR {
+				return true // never wait for writability here
+			}
+		}
+	})
+	if rerr != nil {
+		return 0, rerr
+	}
+	if err == syscall.EAGAIN {
+		return 0, nil
+	}
+	return max(n, 0), err
+}
+
+// drain writes the queue until it is empty or the connection fails. Only one runs at a time; it ends within
+// writeTimeout of the last byte that the peer took.
+func (c *conn) drain() {
+	var batch []byte
+	for {
+		c.mu.Lock()
+		if len(c.queued) == 0 || c.err != nil {
+			c.draining, c.queued = false, nil // an idle lane keeps no buffer
+			_ = c.SetWriteDeadline(time.Time{}) // a passed deadline would fail tryWrite too
+			c.mu.Unlock()
+			return
+		}
+		batch, c.queued = c.queued, batch[:0]
+		c.mu.Unlock()
+
+		for len(batch) > 0 {
+			_ = c.SetWriteDeadline(time.Now().Add(c.writeTimeout))
+			n, err := c.Conn.Write(batch[:min(len(batch), 64<<10)])
+			batch = batch[n:]
+			if err != nil {
+				c.mu.Lock()
+				_ = c.failLocked(err)
+				c.mu.Unlock()
+				break
+			}
+		}
+	}
+}
+
+// failLocked closes the connection and remembers the first reason.
+func (c *conn) failLocked(err error) error {
+	if c.err == nil {
+		c.err = err
+		c.queued = nil
+		_ = c.Conn.Close()
+	}
+	return c.err
+}
+
+// fail closes the connection for a reason that reason() tells.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.failLocked(err)
+}
+
+// Close closes the connection; queued bytes are lost.
+func (c *conn) Close() error {
+	c.fail(net.ErrClosed)
+	return nil
+}
+
+// reason returns why this side closed the connection, nil if it did not or just stopped.
+func (c *conn) reason() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.err, net.ErrClosed) {
+		return nil
+	}
+	return c.err
+}
+
+// backlog returns how many bytes wait for the peer.
+func (c *conn) backlog() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queued)
+}
+
+// expectHello bounds, in bytes and time, what comes before prove. Called before anything reads.
+func (c *conn) expectHello(d time.Duration) {
+	c.unproven = helloBytes
+	_ = c.SetReadDeadline(time.Now().Add(d))
+}
+
+// prove lifts the bounds of expectHello. dRPC's reader waits for the item to be handled, so it does not read
+// meanwhile: unproven keeps its one owner.
+func (c *conn) prove() {
+	c.unproven = -1
+	_ = c.SetReadDeadline(time.Time{})
+}

@@ -1,0 +1,146 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"storj.io/drpc/drpcctx"
+	"storj.io/drpc/drpcmux"
+	"storj.io/drpc/drpcserver"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// ServeConfig configures Serve. The zero value of a field means its default.
+type ServeConfig struct {
+	Config
+	// MaxLanes is how many connections may be open; more are closed as they come. Default 4096.
+	MaxLanes int
+	// Handle serves one lane: it calls lane.Receive and returns when that does. The first item must be a Hello, upon
+	// which it calls lane.Greeted. Required.
+	Handle func(lane *Lane)
+	Log    *zap.Logger
+}
+
+// Serve accepts lanes on lis until ctx is canceled, then closes them and returns when every Handle has returned. It
+// closes lis. It returns an error only when lis fails.
+func Serve(ctx context.Context, lis net.Listener, cfg ServeConfig) error {
+	cfg.Config = cfg.Config.withDefaults()
+	if cfg.MaxLanes <= 0 {
+		cfg.MaxLanes = 4096
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	s := &server{cfg: cfg}
+	mux := drpcmux.New()
+	if err := linkpb.DRPCRegisterLinks(mux, s); err != nil {
+		return fmt.Errorf("link: register: %w", err)
+	}
+	s.rpc = drpcserver.NewWithOptions(mux, drpcserver.Options{Manager: managerOptions()})
+	return s.accept(ctx, lis)
+}
+
+type server struct {
+	cfg     ServeConfig
+	rpc     *drpcserver.Server
+	lanes   atomic.Int64
+	refused rateLimited
+}
+
+func (s *server) accept(ctx context.Context, lis net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var open sync.WaitGroup
+	defer open.Wait()
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = lis.Close() })()
+
+	for {
+		nc, err := lis.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = nc.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("link: accept: %w", err)
+		case err != nil:
+			// Out of file descriptors, most likely: wait for lanes to end rather than spin.
+			s.refused.log(s.cfg.Log, "accept failed", zap.Error(err))
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		case s.lanes.Load() >= int64(s.cfg.MaxLanes):
+			s.refused.log(s.cfg.Log, "too many lanes", zap.Int("max", s.cfg.MaxLanes), zap.Stringer("peer", nc.RemoteAddr()))
+			_ = nc.Close()
+			continue
+		}
+		s.lanes.Add(1)
+		open.Go(func() {
+			defer s.lanes.Add(-1)
+			s.serveConn(ctx, nc)
+		})
+	}
+}
+
+// serveConn serves the one stream of a connection.
+func (s *server) serveConn(ctx context.Context, nc net.Conn) {
+	c := newConn(nc, s.cfg.Config)
+	c.expectHello(s.cfg.HelloTimeout)
+	defer c.Close()
+	defer func() {
+		// dRPC has no recover of its own: a bug met on one lane must not end the others.
+		if p := recover(); p != nil {
+			s.cfg.Log.Error("lane handler panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+		}
+	}()
+	err := s.rpc.ServeOne(ctx, c)
+	if c.unproven >= 0 && ctx.Err() == nil {
+		s.refused.log(s.cfg.Log, "closed a connection that sent no hello",
+			zap.Stringer("peer", nc.RemoteAddr()), zap.Error(err))
+	}
+}
+
+// Link implements linkpb.DRPCLinksServer.
+func (s *server) Link(stream linkpb.DRPCLinks_LinkStream) error {
+	tr, _ := drpcctx.Transport(stream.Context())
+	c, ok := tr.(*conn)
+	if !ok {
+		return errors.New("link: stream has no connection of ours")
+	}
+	lane := &Lane{stream: stream, conn: c}
+	lane.init(stream, c)
+	s.cfg.Handle(lane)
+	// One stream is the whole life of a connection, and what a handler returns would go to the peer as text.
+	lane.Close()
+	return nil
+}
+
+// rateLimited logs at most one line a second, with the number of lines it left out: strangers must not fill the log.
+type rateLimited struct {
+	mu      sync.Mutex
+	next    time.Time
+	skipped int
+}
+
+func (r *rateLimited) log(log *zap.Logger, msg string, fields ...zap.Field) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if now.Before(r.next) {
+		r.skipped++
+		return
+	}
+	log.Warn(msg, append(fields, zap.Int("skipped_lines", r.skipped))...)
+	r.next, r.skipped = now.Add(time.Second), 0
+}

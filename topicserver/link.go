@@ -1,0 +1,185 @@
+package topicserver
+
+import (
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/topicserver/topic"
+)
+
+// laneServer serves one lane. All of it belongs to the goroutine that receives.
+type laneServer struct {
+	s    *Server
+	wire *link.Lane
+	key  laneKey
+
+	lane *topic.Lane // nil until the Hello
+	turn topic.Turn
+
+	// Requests are decoded into these, one at a time; what they point at is valid during the item only.
+	hello       linkpb.Hello
+	subscribe   linkpb.Subscribe
+	unsubscribe linkpb.Unsubscribe
+	join        linkpb.Join
+	leave       linkpb.Leave
+	publish     linkpb.Publish
+}
+
+// serveLane serves a lane until it ends.
+func (s *Server) serveLane(wire *link.Lane) {
+	l := &laneServer{s: s, wire: wire}
+	err := wire.Receive(l.item, l.turn.Flush)
+	if l.lane == nil {
+		return
+	}
+	superseded := !s.forget(l.key, wire)
+	s.topics.Drop(l.lane)
+	if superseded {
+		err = errSuperseded
+	}
+	s.log.Info("lane ended", zap.String("gateway", l.key.gateway), zap.Uint32("lane", l.key.lane),
+		zap.String("peer", wire.RemoteAddr()), zap.Error(err))
+}
+
+// item handles one item of an Up.
+func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
+	if l.lane == nil && kind != linkpb.KindHello {
+		return fmt.Errorf("item %d before the hello", kind)
+	}
+	topics := l.s.topics
+	switch kind {
+	case linkpb.KindHello:
+		return l.greet(body)
+	case linkpb.KindSubscribe:
+		l.subscribe = linkpb.Subscribe{}
+		if err := l.subscribe.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		if l.mine(l.subscribe.Topic, l.subscribe.Ref) {
+			topics.Subscribe(&l.turn, l.lane, &l.subscribe)
+		}
+	case linkpb.KindUnsubscribe:
+		l.unsubscribe = linkpb.Unsubscribe{}
+		if err := l.unsubscribe.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		topics.Unsubscribe(l.lane, l.unsubscribe.Topic)
+	case linkpb.KindJoin:
+		l.join = linkpb.Join{}
+		if err := l.join.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		topics.Join(l.lane, &l.join)
+	case linkpb.KindLeave:
+		l.leave = linkpb.Leave{}
+		if err := l.leave.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		topics.Leave(l.lane, &l.leave)
+	case linkpb.KindPublish:
+		l.publish = linkpb.Publish{}
+		if err := l.publish.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		if l.mine(l.publish.Topic, l.publish.Ref) && l.fits(&l.publish) {
+			topics.Publish(&l.turn, l.lane, &l.publish)
+		}
+	}
+	// An item of a later protocol version is not ours to judge.
+	return nil
+}
+
+// greet answers the Hello.
+func (l *laneServer) greet(body []byte) error {
+	if l.lane != nil {
+		return errors.New("second hello")
+	}
+	if err := l.hello.UnmarshalVT(body); err != nil {
+		return err
+	}
+	h, s := &l.hello, l.s
+	if code, detail := s.judge(h); code != linkpb.Code_OK {
+		l.wire.Append(linkpb.KindRefusal, &linkpb.Refusal{Code: code, Detail: detail})
+		l.wire.Flush()
+		s.log.Error("refused a lane", zap.String("gateway", h.Gateway), zap.String("peer", l.wire.RemoteAddr()),
+			zap.Stringer("code", code), zap.String("detail", detail))
+		return fmt.Errorf("refused: %s", detail)
+	}
+	l.wire.Greeted()
+	l.lane = topic.NewLane(h.Gateway, &l.wire.Sender)
+	l.key = laneKey{gateway: h.Gateway, instance: h.Instance, lane: h.Lane}
+	s.remember(l.key, l.wire)
+	l.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{
+		Server: s.cfg.ID, Instance: s.instance, RingVersion: s.ring.Version(), RingHash: s.ring.Hash(),
+	})
+	l.wire.Flush()
+	s.log.Info("lane opened", zap.String("gateway", h.Gateway), zap.Uint32("lane", h.Lane),
+		zap.String("peer", l.wire.RemoteAddr()), zap.Uint64("ring_version", h.RingVersion))
+	return nil
+}
+
+// judge says whether a gateway may have a lane.
+func (s *Server) judge(h *linkpb.Hello) (linkpb.Code, string) {
+	switch {
+	case h.Protocol != link.Protocol:
+		return linkpb.Code_WRONG_PROTOCOL, fmt.Sprintf("gateway speaks link protocol %d, topic server %q speaks %d",
+			h.Protocol, s.cfg.ID, link.Protocol)
+	case h.Gateway == "" || h.Lanes == 0 || h.Lane >= h.Lanes:
+		return linkpb.Code_INVALID, fmt.Sprintf("hello of gateway %q for lane %d of %d", h.Gateway, h.Lane, h.Lanes)
+	case h.RingVersion == s.ring.Version() && h.RingHash != s.ring.Hash():
+		return linkpb.Code_RING_CONFLICT, fmt.Sprintf("ring v%d of gateway %q and of topic server %q differ in content",
+			h.RingVersion, h.Gateway, s.cfg.ID)
+	}
+	return linkpb.Code_OK, ""
+}
+
+// mine replies NOT_OWNER, and reports false, for a topic that the ring gives to another server, and INVALID for one
+// that has no valid name.
+func (l *laneServer) mine(name string, ref uint64) bool {
+	if name == "" || len(name) > 255 {
+		l.turn.Reply(l.lane, ref, linkpb.Code_INVALID, "topic must have 1 to 255 bytes", nil)
+		return false
+	}
+	if owner := l.s.ring.Owner(name); owner.ID != l.s.cfg.ID {
+		l.turn.Reply(l.lane, ref, linkpb.Code_NOT_OWNER,
+			fmt.Sprintf("ring v%d gives the topic to %q", l.s.ring.Version(), owner.ID), nil)
+		return false
+	}
+	return true
+}
+
+// fits replies TOO_LARGE, and reports false, for a payload over the limit.
+func (l *laneServer) fits(p *linkpb.Publish) bool {
+	if len(p.Payload) > link.MaxItem {
+		l.turn.Reply(l.lane, p.Ref, linkpb.Code_TOO_LARGE,
+			fmt.Sprintf("payload of %d bytes; the limit is %d", len(p.Payload), link.MaxItem), nil)
+		return false
+	}
+	return true
+}
+
+// remember registers a lane and ends the one that it takes the place of.
+func (s *Server) remember(key laneKey, lane *link.Lane) {
+	s.mu.Lock()
+	old := s.lanes[key]
+	s.lanes[key] = lane
+	s.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
+}
+
+// forget takes a lane out; it reports false when another has taken its place.
+func (s *Server) forget(key laneKey, lane *link.Lane) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lanes[key] != lane {
+		return false
+	}
+	delete(s.lanes, key)
+	return true
+}

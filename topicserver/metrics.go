@@ -1,0 +1,21 @@
+package topicserver
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// register exposes the server's counts. They are read when scraped; nothing is counted twice.
+func (s *Server) register(reg *prometheus.Registry) {
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "ringcast_topic_" + name, Help: help}, value))
+	}
+	counter := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "ringcast_topic_" + name, Help: help}, value))
+	}
+	gauge("topics", "Topics held now.", func() float64 { return float64(s.topics.Stats().Topics) })
+	gauge("subscribers", "Subscribers now, over all topics and gateways.",
+		func() float64 { return float64(s.topics.Stats().Subscribers) })
+	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
+	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(s.ring.Version()) })
+	counter("publishes_total", "Messages appended.", func() float64 { return float64(s.topics.Stats().Publishes) })
+	counter("fanout_sends_total", "Messages sent to gateways: one per publish and gateway that subscribes the topic.",
+		func() float64 { return float64(s.topics.Stats().FanoutSends) })
+}
