@@ -369,6 +369,68 @@ func TestQueuedFramesAreNotSent(t *testing.T) {
 	})
 }
 
+func TestFramesGoOutInOrder(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		ch := c.Channel("topics:a", nil)
+		join(t, p, ch)
+		resume := p.holdReading()
+		defer resume()
+		var results []<-chan error
+		for i := range 20 {
+			results = append(results, start(func() error { return ch.Publish(t.Context(), fmt.Sprint(i), nil) }))
+			synctest.Wait()
+		}
+		resume()
+		for i, result := range results {
+			w := p.expect("publish")
+			if want := fmt.Sprintf(`["%d",{}]`, i); w.payload != want {
+				t.Errorf("got %s, want %s", w.payload, want)
+			}
+			p.reply(w, "ok", `{}`)
+			if err := <-result; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// What ends one channel leaves the calls of the others alone.
+func TestABrokenChannelDoesNotDisturbAnother(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		a, b := c.Channel("topics:a", nil), c.Channel("topics:b", nil)
+		broken := join(t, p, a)
+		join(t, p, b)
+		result := start(func() error { return b.Publish(t.Context(), "ev", nil) })
+		w := p.expect("publish")
+		p.push(broken, "phx_error", `{}`)
+		synctest.Wait()
+		p.reply(w, "ok", `{}`)
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestBroadcastsBeforeTheReplyAreNotOurs(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		var log journal
+		ch := c.Channel("topics:a", nil)
+		ch.OnAny(log.message)
+		result := start(func() error { return ch.Join(t.Context()) })
+		w := p.expect("phx_join")
+		p.write(`[null,null,"topics:a","ev",{"n":1}]`)
+		p.reply(w, "ok", `{}`)
+		p.write(`[null,null,"topics:a","ev",{"n":2}]`)
+		if err := <-result; err != nil {
+			t.Fatal(err)
+		}
+		log.want(t, `ev {"n":2}`)
+	})
+}
+
 func TestLateReplyIsIgnored(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *server) {
 		c, p := s.dial(Config{PushTimeout: time.Second})
@@ -415,8 +477,8 @@ func TestMessages(t *testing.T) {
 		p.write(`[null,"77","topics:a","phx_reply",{"status":"ok","response":{}}]`)
 		p.write(`[null,null,"topics:a","phx_reply",{"status":"ok","response":{}}]`)
 		log.want(t)
-		if ch.State() != ChannelJoined {
-			t.Errorf("state is %v", ch.State())
+		if ch.State() != ChannelJoined || ch.Topic() != "topics:a" {
+			t.Errorf("%s is %v", ch.Topic(), ch.State())
 		}
 	})
 }
@@ -481,7 +543,9 @@ func TestLeave(t *testing.T) {
 		var log journal
 		ch := c.Channel("topics:a", nil)
 		ch.OnAny(log.message)
+		ch.OnChange(log.change)
 		first := join(t, p, ch)
+		log.want(t, "joining", "joined rejoin=false {}")
 		result := start(func() error { return ch.Leave(t.Context()) })
 		leave := p.expect("phx_leave")
 		if leave.text != `["1","2","topics:a","phx_leave",{}]` {
@@ -507,7 +571,7 @@ func TestLeave(t *testing.T) {
 		again := join(t, p, ch)
 		p.push(first, "ev", `{"life":1}`)
 		p.push(again, "ev", `{"life":2}`)
-		log.want(t, `ev {"life":2}`)
+		log.want(t, "joining", "joined rejoin=false {}", `ev {"life":2}`)
 		p.ws.CloseNow()
 		s.peer().accept()
 	})

@@ -103,10 +103,10 @@ func Dial(ctx context.Context, address string, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close closes the connection with status 1000 and returns, after at most two seconds when the server does not answer,
-// once every goroutine of the client has ended; the last callback, OnState with StateClosed, is behind it then. Calls in
-// progress fail with ErrClosed; messages that wait for callbacks are dropped. Close may be called several times and
-// always returns nil. It must not be called from a callback, for which it would wait: there, use go c.Close().
+// Close closes the connection with status 1000 and returns once every goroutine of the client has ended: it waits for the
+// callback that is running, for a last one (OnState with StateClosed), and for a server that does not answer two seconds.
+// Calls in progress fail with ErrClosed; messages that wait for callbacks are dropped. Close may be called several times
+// and always returns nil. It must not be called from a callback, for which it would wait: there, use go c.Close().
 func (c *Client) Close() error {
 	c.stop()
 	c.running.Wait()

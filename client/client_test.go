@@ -124,6 +124,9 @@ func TestReconnectBacksOff(t *testing.T) {
 			if len(tries) == 10 {
 				w.Header().Set("Retry-After", "60")
 			}
+			if len(tries) == 11 {
+				panic(http.ErrAbortHandler) // no answer at all: the Retry-After before is used up
+			}
 			if len(tries) == 12 {
 				s.refuseWith(nil)
 			}
@@ -145,6 +148,28 @@ func TestReconnectBacksOff(t *testing.T) {
 		}
 		if lines := log.take(); len(lines) != 15 {
 			t.Errorf("OnState saw %q, want 12 failed attempts", lines)
+		}
+	})
+}
+
+// A server that takes connections only to drop them is not hammered.
+func TestShortConnectionsBackOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		_, p := s.dial(Config{ReconnectMin: time.Millisecond, ReconnectMax: 1000 * time.Second})
+		began := time.Now()
+		for range 25 {
+			p.ws.CloseNow()
+			p = s.peer()
+		}
+		if took := time.Since(began); took < time.Second { // with a new start each time it would be at most 25 ms
+			t.Errorf("25 reconnects took %v", took)
+		}
+		time.Sleep(1000 * time.Second)
+		began = time.Now()
+		p.ws.CloseNow()
+		s.peer()
+		if took := time.Since(began); took > time.Millisecond {
+			t.Errorf("reconnecting after a long connection took %v", took)
 		}
 	})
 }

@@ -242,7 +242,7 @@ func (c *Client) attach(cn *conn) {
 	c.events.add(event{kind: evState, state: StateConnected})
 	for _, ch := range c.channels {
 		if ch.state == ChannelWaiting {
-			ch.attempt, ch.due = 0, time.Time{}
+			ch.attempt = 0
 			c.queueRejoinLocked(ch)
 		}
 	}

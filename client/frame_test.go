@@ -183,3 +183,13 @@ func FuzzEncodeFrame(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkDecodeText(b *testing.B) {
+	data := []byte(`["1","1:12345","topics:matrix","event",{"message":"` + strings.Repeat("x", 100) + `"}]`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decodeText(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

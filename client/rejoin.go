@@ -27,13 +27,10 @@ func (c *Client) closeLocked(ch *Channel, why error) {
 	c.changeLocked(ch, ChannelClosed, ChannelChange{Err: why})
 }
 
-// waitLocked has a channel joined again after a while; after the next connect, if there is no connection.
+// waitLocked has a channel joined again after a while. There is a connection; detach does without.
 func (c *Client) waitLocked(ch *Channel, why error) {
 	ch.joinRef = ""
 	c.changeLocked(ch, ChannelWaiting, ChannelChange{Err: why})
-	if c.conn == nil {
-		return
-	}
 	c.timerLocked(ch, backoff(c.cfg.RejoinMin, c.cfg.RejoinMax, ch.attempt, rand.Float64()))
 	ch.attempt++
 }

@@ -90,31 +90,67 @@ func TestRejoinAfterPhxError(t *testing.T) {
 
 func TestRefusedRejoinsBackOff(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *server) {
-		c, p := s.dial(Config{})
+		c, p := s.dial(Config{RejoinMin: time.Millisecond, RejoinMax: 1000 * time.Second})
 		ch := c.Channel("topics:a", nil)
 		w := join(t, p, ch)
-		last := time.Now()
-		p.push(w, "phx_error", `{}`)
-		for i := range 8 {
-			w = p.expect("phx_join")
-			waited := time.Since(last)
-			if limit := min(time.Second<<i, 10*time.Second); waited > limit {
-				t.Errorf("rejoin %d came after %v, want up to %v", i, waited, limit)
-			}
-			last = time.Now()
-			p.reply(w, "error", `{"reason":"rate_limited"}`)
-			synctest.Wait()
-			if ch.State() != ChannelWaiting {
-				t.Errorf("state is %v", ch.State())
+		// refuse breaks the channel and refuses n rejoins. At the end the wait is below 1000 s, so that one below 1 ms
+		// can only come from a new start.
+		refuse := func(n int) {
+			t.Helper()
+			last := time.Now()
+			p.push(w, "phx_error", `{}`)
+			for i := range n {
+				w = p.expect("phx_join")
+				if waited, limit := time.Since(last), min(time.Millisecond<<i, 1000*time.Second); waited > limit {
+					t.Errorf("rejoin %d came after %v, want up to %v", i, waited, limit)
+				}
+				last = time.Now()
+				p.reply(w, "error", `{"reason":"rate_limited"}`)
+				synctest.Wait()
+				if ch.State() != ChannelWaiting {
+					t.Errorf("state is %v", ch.State())
+				}
 			}
 		}
+		refuse(22)
+		w = p.accept()
+		refuse(22) // a good join starts the count anew
+
+		p.ws.CloseNow()
+		p = s.peer()
+		w = p.expect("phx_join")
+		refused := time.Now()
+		p.reply(w, "error", `{}`)
 		p.accept()
-		synctest.Wait()
-		last = time.Now()
-		p.push(w, "phx_error", `{}`) // stale
-		if ch.State() != ChannelJoined || ch.attempt != 0 {
-			t.Errorf("state is %v with %d attempts counted", ch.State(), ch.attempt)
+		if waited := time.Since(refused); waited > time.Millisecond { // as does a new connection
+			t.Errorf("the first rejoin after a reconnect was repeated after %v", waited)
 		}
+	})
+}
+
+func TestLeaveDuringARejoin(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		ch := c.Channel("topics:a", nil)
+		join(t, p, ch)
+		p.ws.CloseNow()
+		p = s.peer()
+		asked := p.expect("phx_join")
+		leaving := start(func() error { return ch.Leave(t.Context()) })
+		leave := p.expect("phx_leave")
+		if leave.joinRef != asked.joinRef {
+			t.Errorf("left with %s after %s", leave.text, asked.text)
+		}
+		p.reply(asked, "ok", `{}`)
+		p.reply(leave, "ok", `{}`)
+		if err := <-leaving; err != nil {
+			t.Error(err)
+		}
+		if ch.State() != ChannelClosed {
+			t.Errorf("state is %v", ch.State())
+		}
+		time.Sleep(time.Minute)
+		p.expectNothing()
 	})
 }
 
@@ -123,8 +159,9 @@ func TestRejoinWithoutReply(t *testing.T) {
 		c, p := s.dial(Config{})
 		var log journal
 		ch := c.Channel("topics:a", nil)
-		join(t, p, ch)
 		ch.OnChange(log.change)
+		join(t, p, ch)
+		log.want(t, "joining", "joined rejoin=false {}")
 		p.ws.CloseNow()
 		p = s.peer()
 		asked := p.expect("phx_join")
@@ -139,6 +176,27 @@ func TestRejoinWithoutReply(t *testing.T) {
 		lines := log.take()
 		if len(lines) != 5 || lines[2] != "waiting to rejoin: client: phx_join topics:a: unknown outcome: no reply to the join" || lines[4] != "joined rejoin=true {}" {
 			t.Errorf("OnChange saw %q", lines)
+		}
+	})
+}
+
+// Each waiting channel has a time of its own.
+func TestChannelsWaitApart(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		const n = 20
+		for i := range n {
+			w := join(t, p, c.Channel(fmt.Sprint("topics:", i), nil))
+			p.push(w, "phx_error", `{}`)
+		}
+		began := time.Now()
+		moments := map[time.Duration]bool{}
+		for range n {
+			p.accept()
+			moments[time.Since(began)] = true
+		}
+		if len(moments) < 2 || time.Since(began) > time.Second {
+			t.Errorf("%d rejoins at %v", n, moments)
 		}
 	})
 }

@@ -164,6 +164,7 @@ func parseWire(t *testing.T, data []byte) wire {
 
 // holdReading makes the peer read one more frame and then none until the returned function is called.
 func (p *peer) holdReading() (resume func()) {
+	synctest.Wait() // the read of that one frame has begun
 	gate := make(chan struct{})
 	p.mu.Lock()
 	p.gate = gate

@@ -18,22 +18,18 @@ type Config struct {
 	MaxLanes  int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
 }
 
-// Validate reports every problem at once.
+// Validate reports every problem at once, one line each.
 func (c *Config) Validate() error {
-	var errs []error
-	errs = append(errs, c.Config.Validate())
+	errs := []error{c.Config.Validate()}
 	if c.ID == "" {
 		errs = append(errs, errors.New(`TOPICSERVER_ID is required: one of the ids in the ring file`))
 	}
+	errs = append(errs, daemon.CheckAddr("TOPICSERVER_ADDR", c.Addr))
 	if c.RingFile == "" {
 		errs = append(errs, errors.New(`RING_FILE is required: the path of the ring file`))
 	}
-	errs = append(errs, daemon.CheckAddr("TOPICSERVER_ADDR", c.Addr))
-	if c.TopicIdle < time.Second {
-		errs = append(errs, errors.New(`TOPIC_IDLE must be at least 1s`))
-	}
-	if c.MaxLanes < 1 {
-		errs = append(errs, errors.New(`MAX_LANES must be at least 1`))
-	}
+	errs = append(errs,
+		daemon.CheckRange("TOPIC_IDLE", c.TopicIdle, time.Second, 24*time.Hour),
+		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20))
 	return errors.Join(errs...)
 }

@@ -3,6 +3,7 @@ package topicserver
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -17,8 +18,9 @@ type laneServer struct {
 	wire *link.Lane
 	key  laneKey
 
-	lane *topic.Lane // nil until the Hello
-	turn topic.Turn
+	lane    *topic.Lane // nil until a Hello was accepted
+	refused bool        // the Hello was not accepted; nothing after it counts
+	turn    topic.Turn
 
 	// Requests are decoded into these, one at a time; what they point at is valid during the item only.
 	hello       linkpb.Hello
@@ -32,21 +34,34 @@ type laneServer struct {
 // serveLane serves a lane until it ends.
 func (s *Server) serveLane(wire *link.Lane) {
 	l := &laneServer{s: s, wire: wire}
-	err := wire.Receive(l.item, l.turn.Flush)
+	err := errPanicked
+	defer func() { l.end(err) }()
+	err = wire.Receive(l.item, l.turn.Flush)
+}
+
+// end undoes what the lane has registered.
+func (l *laneServer) end(err error) {
+	// A batch with a bad item in it has been handled up to there: the messages before it are on their lanes.
+	l.turn.Flush()
 	if l.lane == nil {
 		return
 	}
-	superseded := !s.forget(l.key, wire)
-	s.topics.Drop(l.lane)
-	if superseded {
+	if !l.s.forget(l.key, l.wire) {
 		err = errSuperseded
 	}
-	s.log.Info("lane ended", zap.String("gateway", l.key.gateway), zap.Uint32("lane", l.key.lane),
-		zap.String("peer", wire.RemoteAddr()), zap.Error(err))
+	l.s.topics.Drop(l.lane)
+	if errors.Is(err, link.ErrSlowPeer) {
+		l.s.slowLanes.Add(1)
+	}
+	l.s.log.Info("lane ended", zap.String("gateway", l.key.gateway), zap.Uint32("lane", l.key.lane),
+		zap.String("peer", l.wire.RemoteAddr()), zap.String("error", err.Error()))
 }
 
 // item handles one item of an Up.
 func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
+	if l.refused {
+		return nil
+	}
 	if l.lane == nil && kind != linkpb.KindHello {
 		return fmt.Errorf("item %d before the hello", kind)
 	}
@@ -85,7 +100,7 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		if err := l.publish.UnmarshalVTUnsafe(body); err != nil {
 			return err
 		}
-		if l.mine(l.publish.Topic, l.publish.Ref) && l.fits(&l.publish) {
+		if l.mine(l.publish.Topic, l.publish.Ref) && l.valid(&l.publish) {
 			topics.Publish(&l.turn, l.lane, &l.publish)
 		}
 	}
@@ -103,11 +118,12 @@ func (l *laneServer) greet(body []byte) error {
 	}
 	h, s := &l.hello, l.s
 	if code, detail := s.judge(h); code != linkpb.Code_OK {
-		l.wire.Append(linkpb.KindRefusal, &linkpb.Refusal{Code: code, Detail: detail})
-		l.wire.Flush()
+		l.refused = true
+		l.wire.Refuse(code, detail)
+		s.refused.Add(1)
 		s.log.Error("refused a lane", zap.String("gateway", h.Gateway), zap.String("peer", l.wire.RemoteAddr()),
 			zap.Stringer("code", code), zap.String("detail", detail))
-		return fmt.Errorf("refused: %s", detail)
+		return nil
 	}
 	l.wire.Greeted()
 	l.lane = topic.NewLane(h.Gateway, &l.wire.Sender)
@@ -128,7 +144,9 @@ func (s *Server) judge(h *linkpb.Hello) (linkpb.Code, string) {
 	case h.Protocol != link.Protocol:
 		return linkpb.Code_WRONG_PROTOCOL, fmt.Sprintf("gateway speaks link protocol %d, topic server %q speaks %d",
 			h.Protocol, s.cfg.ID, link.Protocol)
-	case h.Gateway == "" || h.Lanes == 0 || h.Lane >= h.Lanes:
+	case h.Gateway == "" || len(h.Gateway) > maxName:
+		return linkpb.Code_INVALID, fmt.Sprintf("hello with a gateway id of %d bytes; want 1 to %d", len(h.Gateway), maxName)
+	case h.Lane >= h.Lanes:
 		return linkpb.Code_INVALID, fmt.Sprintf("hello of gateway %q for lane %d of %d", h.Gateway, h.Lane, h.Lanes)
 	case h.RingVersion == s.ring.Version() && h.RingHash != s.ring.Hash():
 		return linkpb.Code_RING_CONFLICT, fmt.Sprintf("ring v%d of gateway %q and of topic server %q differ in content",
@@ -137,11 +155,15 @@ func (s *Server) judge(h *linkpb.Hello) (linkpb.Code, string) {
 	return linkpb.Code_OK, ""
 }
 
-// mine replies NOT_OWNER, and reports false, for a topic that the ring gives to another server, and INVALID for one
-// that has no valid name.
+// maxName is the longest name of a topic or a gateway, in bytes.
+const maxName = 255
+
+// mine replies INVALID, and reports false, for what is no topic name, and NOT_OWNER for a topic that the ring gives to
+// another server.
 func (l *laneServer) mine(name string, ref uint64) bool {
-	if name == "" || len(name) > 255 {
-		l.turn.Reply(l.lane, ref, linkpb.Code_INVALID, "topic must have 1 to 255 bytes", nil)
+	// A name that is not UTF-8 would make every batch that it is in undecodable for a strict Protobuf peer.
+	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
+		l.turn.Reply(l.lane, ref, linkpb.Code_INVALID, fmt.Sprintf("topic must be 1 to %d bytes of UTF-8", maxName), nil)
 		return false
 	}
 	if owner := l.s.ring.Owner(name); owner.ID != l.s.cfg.ID {
@@ -152,14 +174,21 @@ func (l *laneServer) mine(name string, ref uint64) bool {
 	return true
 }
 
-// fits replies TOO_LARGE, and reports false, for a payload over the limit.
-func (l *laneServer) fits(p *linkpb.Publish) bool {
-	if len(p.Payload) > link.MaxItem {
-		l.turn.Reply(l.lane, p.Ref, linkpb.Code_TOO_LARGE,
-			fmt.Sprintf("payload of %d bytes; the limit is %d", len(p.Payload), link.MaxItem), nil)
-		return false
+// valid replies TOO_LARGE or INVALID, and reports false, for a message that cannot be fanned out.
+func (l *laneServer) valid(p *linkpb.Publish) bool {
+	code, detail := linkpb.Code_TOO_LARGE, ""
+	switch {
+	case len(p.Payload) > link.MaxItem:
+		detail = fmt.Sprintf("payload of %d bytes; the limit is %d", len(p.Payload), link.MaxItem)
+	case len(p.Event) > link.MaxEvent:
+		detail = fmt.Sprintf("event of %d bytes; the limit is %d", len(p.Event), link.MaxEvent)
+	case !utf8.ValidString(p.Event):
+		code, detail = linkpb.Code_INVALID, "event is not UTF-8"
+	default:
+		return true
 	}
-	return true
+	l.turn.Reply(l.lane, p.Ref, code, detail, nil)
+	return false
 }
 
 // remember registers a lane and ends the one that it takes the place of.

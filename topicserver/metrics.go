@@ -15,6 +15,10 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.topics.Stats().Subscribers) })
 	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(s.ring.Version()) })
+	counter("refused_lanes_total", "Lanes answered with a refusal: wrong protocol, bad hello, or a ring conflict.",
+		func() float64 { return float64(s.refused.Load()) })
+	counter("slow_lanes_total", "Lanes ended because the gateway did not read what was sent to it.",
+		func() float64 { return float64(s.slowLanes.Load()) })
 	counter("publishes_total", "Messages appended.", func() float64 { return float64(s.topics.Stats().Publishes) })
 	counter("fanout_sends_total", "Messages sent to gateways: one per publish and gateway that subscribes the topic.",
 		func() float64 { return float64(s.topics.Stats().FanoutSends) })

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,6 +29,10 @@ type Server struct {
 	topics   *topic.Registry
 	log      *zap.Logger
 
+	serving   atomic.Bool
+	refused   atomic.Uint64 // lanes that were answered with a Refusal
+	slowLanes atomic.Uint64 // lanes that ended because the gateway did not read
+
 	mu    sync.Mutex
 	lanes map[laneKey]*link.Lane
 }
@@ -39,7 +44,8 @@ type laneKey struct {
 	lane     uint32
 }
 
-// New returns a topic server that owns what the ring gives to cfg.ID. The error wraps daemon.ErrConfig.
+// New returns a topic server that owns what the ring gives to cfg.ID. It registers metrics and a readiness check with
+// d, so it takes a Daemon of its own. The error is a daemon.ErrConfig.
 func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	if _, ok := rg.Server(cfg.ID); !ok {
 		return nil, daemon.ConfigError(fmt.Errorf("id %q not in ring v%d", cfg.ID, rg.Version()))
@@ -53,6 +59,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		lanes:    make(map[laneKey]*link.Lane),
 	}
 	s.register(d.Metrics)
+	d.ReadyWhen("links", s.Ready)
 	return s, nil
 }
 
@@ -83,6 +90,8 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	defer cancel()
 	sweeper.Go(func() { s.sweep(ctx) })
 
+	s.serving.Store(true)
+	defer s.serving.Store(false)
 	err := link.Serve(ctx, lis, link.ServeConfig{MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Log: s.log})
 	if err != nil {
 		return fmt.Errorf("topicserver: %w", err)
@@ -111,6 +120,14 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
+// Ready returns nil while the server accepts links.
+func (s *Server) Ready() error {
+	if !s.serving.Load() {
+		return errors.New("not accepting links from gateways")
+	}
+	return nil
+}
+
 // Subscribers lists the subscribers of a topic, sorted by gateway and id.
 func (s *Server) Subscribers(name string) []topic.Subscriber { return s.topics.Subscribers(name) }
 
@@ -124,4 +141,7 @@ func (s *Server) Lanes() int {
 	return len(s.lanes)
 }
 
-var errSuperseded = errors.New("superseded by a newer connection of the same gateway")
+var (
+	errSuperseded = errors.New("superseded by a newer connection of the same gateway")
+	errPanicked   = errors.New("the handler panicked")
+)

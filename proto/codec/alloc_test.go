@@ -28,7 +28,6 @@ func TestAllocations(t *testing.T) {
 			{"AppendHead", func() { c.AppendHead(buf, joinRef, ref, &p) }},
 			{"AppendBody", func() { c.AppendBody(buf, &p) }},
 			{"AppendReply", func() { c.AppendReply(buf, joinRef, ref, "topics:matrix", "ok", nil) }},
-			{"AppendControl", func() { AppendControl(buf, c, joinRef, "topics:matrix", "phx_close") }},
 		} {
 			if n := testing.AllocsPerRun(100, tt.f); n != 0 {
 				t.Errorf("%s: %s allocates %v times", k, tt.name, n)

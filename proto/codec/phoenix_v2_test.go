@@ -363,8 +363,6 @@ func TestV2FrameSlicesAreCapped(t *testing.T) {
 	}
 }
 
-
-
 // Decode accepts what encoding/json takes for an array of at least five elements of the right types within the limits,
 // and nothing else. One difference: encoding/json takes text that is not UTF-8.
 func FuzzDecodeV2(f *testing.F) {

@@ -57,8 +57,9 @@ func AppendItem(batch []byte, kind Kind, m Item) []byte {
 var errTorn = errors.New("linkpb: torn batch")
 
 // EachItem calls yield with the kind and the encoded body of every item of an encoded Up or Down, in order. It stops
-// at yield's first error and returns it. The body aliases batch. Items of unknown kind are yielded too; fields that
-// this version of the protocol does not have are skipped.
+// at yield's first error and returns it. The body aliases batch and is not validated; what stands before a torn place
+// has been yielded by the time the error says so. Items of unknown kind are yielded too; fields that are no items are
+// skipped.
 func EachItem(batch []byte, yield func(kind Kind, body []byte) error) error {
 	for len(batch) > 0 {
 		num, item, n := consumeField(batch)
@@ -75,6 +76,9 @@ func EachItem(batch []byte, yield func(kind Kind, body []byte) error) error {
 				return errTorn
 			}
 			item = item[n:]
+			if kind == 0 {
+				continue
+			}
 			if err := yield(kind, body); err != nil {
 				return err
 			}
@@ -83,7 +87,8 @@ func EachItem(batch []byte, yield func(kind Kind, body []byte) error) error {
 	return nil
 }
 
-// consumeField reads one field; value is nil unless it is length-delimited. n is negative when b is torn.
+// consumeField reads one field of n bytes. A field that is not length-delimited can be no item: num is 0, which no
+// field has on the wire. n is negative when b is torn.
 func consumeField(b []byte) (num protowire.Number, value []byte, n int) {
 	num, typ, n := protowire.ConsumeTag(b)
 	if n < 0 {

@@ -3,20 +3,26 @@ package link
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// ErrSlowPeer ends a lane whose peer leaves more bytes unread than the lane may queue.
+// ErrSlowPeer ends a lane whose peer leaves more bytes unread than the lane may queue, or takes none for WriteTimeout.
 var ErrSlowPeer = errors.New("link: peer does not read fast enough")
 
-// errSilent ends a connection that said too much before its Hello.
-var errNoHello = errors.New("link: no hello within the bytes allowed for one")
+// ErrNotGreeted ends a lane whose peer did not introduce itself within the time and the bytes allowed for that.
+var ErrNotGreeted = errors.New("link: peer did not introduce itself")
 
-// helloBytes bounds what is read before a Hello: a stranger's bytes never grow a buffer of ours beyond a few KiB.
-const helloBytes = 16 << 10
+const (
+	// helloBytes bounds what is read before a Hello: a stranger's bytes never grow a buffer of ours beyond a few KiB.
+	helloBytes = 16 << 10
+	// drainChunk is the most that one write of drain gives to the kernel.
+	drainChunk = 64 << 10
+)
 
 // conn is a lane's transport: a net.Conn whose Write never waits for the peer.
 //
@@ -35,14 +41,26 @@ type conn struct {
 	// Owned by the reader.
 	unproven int // bytes that may still be read before prove; negative when proven
 
+	// Owned by the caller of Receive.
+	refused bool // the peer was answered with a Refusal
+
+	drains sync.WaitGroup // drain; nothing is added once err is set
+
+	// Invariant: len(queued)+writing <= maxQueued.
 	mu       sync.Mutex
-	queued   []byte // what the kernel has not taken, in order
-	draining bool   // a drain goroutine runs; only it writes to the socket
+	queued   []byte // what neither the kernel nor drain has taken, in order
+	writing  int    // bytes that drain has taken out of queued and the kernel has not taken
+	draining bool   // drain runs; only it writes to the socket
 	err      error  // why the connection was closed
 }
 
 func newConn(nc net.Conn, cfg Config) *conn {
 	c := &conn{Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, unproven: -1}
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		// A peer whose host is gone is found dead after 20 s of silence; when there is something to write, WriteTimeout
+		// finds it.
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3})
+	}
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
@@ -51,16 +69,30 @@ func newConn(nc net.Conn, cfg Config) *conn {
 	return c
 }
 
-// Read is net.Conn's, within the bytes allowed before prove.
+// Read is net.Conn's, within the bytes allowed before prove. Its failure closes the connection: dRPC would report the
+// peer's end as a canceled context.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.unproven < 0 {
-		return c.Conn.Read(p)
-	}
 	if c.unproven == 0 {
-		return 0, errNoHello
+		err := fmt.Errorf("%w within %d bytes", ErrNotGreeted, helloBytes)
+		c.fail(err)
+		return 0, err
 	}
-	n, err := c.Conn.Read(p[:min(len(p), c.unproven)])
-	c.unproven -= n
+	if c.unproven > 0 {
+		p = p[:min(len(p), c.unproven)]
+	}
+	n, err := c.Conn.Read(p)
+	if c.unproven > 0 {
+		c.unproven -= n
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("%w in time", ErrNotGreeted)
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		c.fail(fmt.Errorf("link: peer closed the connection: %w", err))
+	case err != nil:
+		c.fail(err)
+	}
 	return n, err
 }
 
@@ -82,13 +114,13 @@ func (c *conn) Write(p []byte) (int, error) {
 	if len(rest) == 0 {
 		return len(p), nil
 	}
-	if len(c.queued)+len(rest) > c.maxQueued {
-		return 0, c.failLocked(fmt.Errorf("%w: %d bytes queued", ErrSlowPeer, len(c.queued)))
+	if waiting := len(c.queued) + c.writing; waiting+len(rest) > c.maxQueued {
+		return 0, c.failLocked(fmt.Errorf("%w: %d bytes queued", ErrSlowPeer, waiting))
 	}
 	c.queued = append(c.queued, rest...)
 	if !c.draining {
 		c.draining = true
-		go c.drain()
+		c.drains.Go(c.drain)
 	}
 	return len(p), nil
 }
@@ -118,30 +150,53 @@ func (c *conn) tryWrite(p []byte) (n int, err error) {
 // drain writes the queue until it is empty or the connection fails. Only one runs at a time; it ends within
 // writeTimeout of the last byte that the peer took.
 func (c *conn) drain() {
-	var batch []byte
+	var spare []byte
 	for {
-		c.mu.Lock()
-		if len(c.queued) == 0 || c.err != nil {
-			c.draining, c.queued = false, nil // an idle lane keeps no buffer
-			_ = c.SetWriteDeadline(time.Time{}) // a passed deadline would fail tryWrite too
-			c.mu.Unlock()
+		batch := c.take(spare)
+		if batch == nil {
 			return
 		}
-		batch, c.queued = c.queued, batch[:0]
-		c.mu.Unlock()
-
-		for len(batch) > 0 {
+		for rest := batch; len(rest) > 0; {
 			_ = c.SetWriteDeadline(time.Now().Add(c.writeTimeout))
-			n, err := c.Conn.Write(batch[:min(len(batch), 64<<10)])
-			batch = batch[n:]
-			if err != nil {
-				c.mu.Lock()
-				_ = c.failLocked(err)
-				c.mu.Unlock()
+			n, err := c.Conn.Write(rest[:min(len(rest), drainChunk)])
+			if !c.wrote(n, err) {
 				break
 			}
+			rest = rest[n:]
 		}
+		spare = batch[:0]
 	}
+}
+
+// take gives the queue to drain and goes on queueing in spare. It returns nil when drain is done.
+func (c *conn) take(spare []byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queued) == 0 || c.err != nil {
+		c.draining, c.queued, c.writing = false, nil, 0 // an idle lane keeps no buffer
+		_ = c.SetWriteDeadline(time.Time{})             // a passed deadline would fail tryWrite too
+		return nil
+	}
+	batch := c.queued
+	c.queued, c.writing = spare, len(batch)
+	return batch
+}
+
+// wrote accounts for a write of drain; it reports false when that is to stop.
+func (c *conn) wrote(n int, err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing -= n
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if n > 0 {
+			return true
+		}
+		err = fmt.Errorf("%w: it took nothing for %v", ErrSlowPeer, c.writeTimeout)
+	}
+	if err != nil {
+		_ = c.failLocked(err)
+	}
+	return c.err == nil
 }
 
 // failLocked closes the connection and remembers the first reason.
@@ -154,7 +209,7 @@ func (c *conn) failLocked(err error) error {
 	return c.err
 }
 
-// fail closes the connection for a reason that reason() tells.
+// fail closes the connection for a reason that reason tells. The first one counts.
 func (c *conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -181,7 +236,7 @@ func (c *conn) reason() error {
 func (c *conn) backlog() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.queued)
+	return len(c.queued) + c.writing
 }
 
 // expectHello bounds, in bytes and time, what comes before prove. Called before anything reads.
@@ -190,7 +245,7 @@ func (c *conn) expectHello(d time.Duration) {
 	_ = c.SetReadDeadline(time.Now().Add(d))
 }
 
-// prove lifts the bounds of expectHello. dRPC's reader waits for the item to be handled, so it does not read
+// prove lifts the bounds of expectHello. dRPC's reader waits for the batch to be handled, so it does not read
 // meanwhile: unproven keeps its one owner.
 func (c *conn) prove() {
 	c.unproven = -1

@@ -8,18 +8,23 @@
 // Receiving is one goroutine that is always inside Receive, since dRPC notices the peer's end nowhere else. It hands
 // over items in the order in which they were appended.
 //
-// Lock order: Sender.mu is innermost; no callback runs under it.
+// Nothing here keeps a lane alive or finds out that a running peer has stopped working: TCP keep-alive finds dead hosts,
+// WriteTimeout finds peers that do not read, and that is all.
+//
+// Lock order: Sender.mu, then conn.mu. Neither is held while a callback runs or a peer is waited for.
 package link
 
 import (
 	"context"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"storj.io/drpc"
 	"storj.io/drpc/drpcconn"
 	"storj.io/drpc/drpcmanager"
+	"storj.io/drpc/drpcstream"
 	"storj.io/drpc/drpcwire"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -59,6 +64,7 @@ func managerOptions() drpcmanager.Options {
 	return drpcmanager.Options{
 		WriterBufferSize: 16 << 10,
 		Reader:           drpcwire.ReaderOptions{MaximumBufferSize: maxMessage},
+		Stream:           drpcstream.Options{MaximumBufferSize: 2 * maxBatch},
 	}
 }
 
@@ -68,15 +74,18 @@ type Lane struct {
 
 	stream drpc.Stream
 	conn   *conn
-	dialed *drpcconn.Conn // nil at the accepting end
+
+	// Nil at the accepting end, where Serve has their part.
+	dialed *drpcconn.Conn
+	cancel context.CancelFunc
 }
 
 // Dial opens a lane to a topic server and sends the hello. The first item received is the server's Welcome or
 // Refusal; the lane ends unless Greeted is called within HelloTimeout. Canceling ctx ends the lane. Dial waits for
-// the TCP connection only.
+// the TCP connection only. The caller calls Receive, or Close if it does not want to.
 func Dial(ctx context.Context, addr string, cfg Config, hello *linkpb.Hello) (*Lane, error) {
 	cfg = cfg.withDefaults()
-	dialer := net.Dialer{Timeout: cfg.HelloTimeout, KeepAlive: 5 * time.Second}
+	dialer := net.Dialer{Timeout: cfg.HelloTimeout}
 	nc, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("link: dial topic server: %w", err)
@@ -88,12 +97,14 @@ func open(ctx context.Context, nc net.Conn, cfg Config, hello *linkpb.Hello) (*L
 	c := newConn(nc, cfg)
 	c.expectHello(cfg.HelloTimeout)
 	dc := drpcconn.NewWithOptions(c, drpcconn.Options{Manager: managerOptions()})
+	ctx, cancel := context.WithCancel(ctx)
 	rpc, err := linkpb.NewDRPCLinksClient(dc).Link(ctx)
 	if err != nil {
+		cancel()
 		_ = dc.Close()
 		return nil, fmt.Errorf("link: open stream: %w", err)
 	}
-	l := &Lane{stream: rpc, conn: c, dialed: dc}
+	l := &Lane{stream: rpc, conn: c, dialed: dc, cancel: cancel}
 	l.init(rpc, c)
 	l.Append(linkpb.KindHello, hello)
 	l.Flush()
@@ -104,9 +115,22 @@ func open(ctx context.Context, nc net.Conn, cfg Config, hello *linkpb.Hello) (*L
 // Receive.
 func (l *Lane) Greeted() { l.conn.prove() }
 
+// Refuse answers a Hello with a Refusal. The lane is not closed at once, which could take the Refusal from the peer:
+// the peer closes it when it has read that, and the bounds that hold before Greeted close it otherwise. The caller
+// ignores whatever item still comes. It may only be called from within Receive, at the accepting end.
+func (l *Lane) Refuse(code linkpb.Code, detail string) {
+	l.conn.refused = true
+	l.Append(linkpb.KindRefusal, &linkpb.Refusal{Code: code, Detail: detail})
+	l.Flush()
+}
+
 // Receive hands every item to item until the lane ends, and calls batch after the last item of each batch. The body
 // of an item is valid during the call only. Both run on the caller's goroutine, one after the other; the peer waits
-// while they do. An error of item ends the lane. Receive returns why the lane ended, never nil.
+// while they do. An error of item ends the lane, and batch is not called for that batch.
+//
+// Receive returns why the lane ended, never nil: the error of item, ErrSlowPeer, ErrNotGreeted, io.EOF if the peer
+// closed the lane, ctx's error if Dial's ctx was canceled, each perhaps wrapped; or whatever else befell the
+// connection. A panic of item or batch ends the lane and goes on in the caller of Receive.
 func (l *Lane) Receive(item func(kind linkpb.Kind, body []byte) error, batch func()) error {
 	in := &inbound{item: item, batch: batch}
 	for {
@@ -114,20 +138,33 @@ func (l *Lane) Receive(item func(kind linkpb.Kind, body []byte) error, batch fun
 		if err == nil {
 			continue
 		}
+		l.conn.fail(err) // an earlier reason stays
 		if why := l.conn.reason(); why != nil {
 			err = why
 		}
 		l.Close()
+		l.join()
+		if in.panicked != nil {
+			panic(in.panicked)
+		}
 		return err
 	}
 }
 
-// Close ends the lane at once. What is queued is lost. Any goroutine may call it, more than once.
+// Close ends the lane at once. What is queued is lost. Any goroutine may call it, more than once; it does not wait.
 func (l *Lane) Close() {
 	_ = l.conn.Close()
+	if l.cancel != nil {
+		l.cancel()
+	}
+}
+
+// join waits for the goroutines of a closed lane. They may wait for the receiver, so it is for the receiver to call.
+func (l *Lane) join() {
 	if l.dialed != nil {
 		_ = l.dialed.Close()
 	}
+	l.conn.drains.Wait()
 }
 
 // RemoteAddr is the peer's network address.
@@ -135,8 +172,33 @@ func (l *Lane) RemoteAddr() string { return l.conn.RemoteAddr().String() }
 
 // inbound is the message that MsgRecv decodes into: it handles the batch where dRPC holds it, with no copy.
 type inbound struct {
-	item  func(kind linkpb.Kind, body []byte) error
-	batch func()
+	item     func(kind linkpb.Kind, body []byte) error
+	batch    func()
+	panicked *handlerPanic
+}
+
+// handlerPanic carries a panic past dRPC.
+type handlerPanic struct {
+	value any
+	stack []byte
+}
+
+func (p *handlerPanic) Error() string { return fmt.Sprintf("%v\n\n%s", p.value, p.stack) }
+
+// handle handles one batch. dRPC waits for ever for a decoder that panics, and so would everybody who waits for the
+// lane to end: the panic is caught here and goes on when MsgRecv has returned.
+func (in *inbound) handle(buf []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			in.panicked = &handlerPanic{value: p, stack: debug.Stack()}
+			err = fmt.Errorf("link: handler panicked: %v", p)
+		}
+	}()
+	if err := linkpb.EachItem(buf, in.item); err != nil {
+		return err
+	}
+	in.batch()
+	return nil
 }
 
 // outbound is the message that MsgSend encodes: a batch that is encoded already.
@@ -151,11 +213,4 @@ func (rawEncoding) MarshalAppend(buf []byte, msg drpc.Message) ([]byte, error) {
 	return append(buf, *msg.(*outbound)...), nil
 }
 
-func (rawEncoding) Unmarshal(buf []byte, msg drpc.Message) error {
-	in := msg.(*inbound)
-	if err := linkpb.EachItem(buf, in.item); err != nil {
-		return err
-	}
-	in.batch()
-	return nil
-}
+func (rawEncoding) Unmarshal(buf []byte, msg drpc.Message) error { return msg.(*inbound).handle(buf) }

@@ -1,7 +1,11 @@
 package link
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"math"
+	"slices"
 	"sync"
 
 	"storj.io/drpc"
@@ -9,21 +13,32 @@ import (
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
 
-// maxBatch closes a batch: the next item starts another. With MaxItem it keeps every batch below maxMessage.
-const maxBatch = 256 << 10
+const (
+	// MaxItem is the largest payload that a message may carry, in bytes, and MaxEvent the longest event. Callers check
+	// both before they append.
+	MaxItem  = 1 << 20
+	MaxEvent = 64 << 10
 
-// MaxItem is the largest payload that a message may carry, in bytes. Callers check it before they append.
-const MaxItem = 1 << 20
+	// maxBatch closes a batch: the next item starts another. With MaxItem and MaxEvent it keeps every batch below
+	// maxMessage.
+	maxBatch = 256 << 10
+
+	// maxRun is how many batches one call of Flush sends before a goroutine takes over.
+	maxRun = 16
+)
 
 // Sender is the outgoing side of a lane. Any goroutine may call its methods; none waits for the peer.
 type Sender struct {
 	stream drpc.Stream
 	conn   *conn
 
+	// Owned by the goroutine that has set flushing.
+	sending outbound
+
 	mu       sync.Mutex
 	batches  []outbound // to be sent, in order; the last one is open
 	spare    []outbound // sent, to be used again
-	flushing bool       // a goroutine is in Flush and will send what is appended until it looks again
+	flushing bool       // a goroutine sends, and will send what is appended until it looks again
 }
 
 func (s *Sender) init(stream drpc.Stream, c *conn) { s.stream, s.conn = stream, c }
@@ -57,7 +72,7 @@ func (s *Sender) openLocked() *outbound {
 	return &s.batches[len(s.batches)-1]
 }
 
-// Flush sends everything appended so far. When another goroutine is in Flush already, that one sends it: order is
+// Flush sends everything appended so far. When another goroutine is sending already, that one sends it too: order is
 // kept, and nobody waits.
 //
 // The interleaving that matters: this goroutine appends while the other is between its last send and the lock. Either
@@ -69,21 +84,51 @@ func (s *Sender) Flush() {
 		return
 	}
 	s.flushing = true
-	for len(s.batches) > 0 {
-		b := s.batches[0]
-		s.batches = append(s.batches[:0], s.batches[1:]...)
+	if !s.sendLocked(maxRun) {
+		// Others append as fast as this goroutine sends. It has work of its own, a lane to receive from most likely.
+		go func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.sendLocked(math.MaxInt)
+		}()
+	}
+}
+
+// sendLocked sends at most the given number of batches and reports whether nothing is left. Then flushing is over.
+func (s *Sender) sendLocked(batches int) (done bool) {
+	for ; len(s.batches) > 0; batches-- {
+		if batches == 0 {
+			return false
+		}
+		s.sending = s.batches[0]
+		s.batches = slices.Delete(s.batches, 0, 1)
 		s.mu.Unlock()
-		err := s.stream.MsgSend(&b, rawEncoding{})
-		if err != nil {
-			// The receive loop sees the closed connection and ends the lane.
-			s.conn.fail(fmt.Errorf("link: send: %w", err))
-		}
+		s.send()
 		s.mu.Lock()
-		if cap(b) <= 2*maxBatch && len(s.spare) < 2 {
-			s.spare = append(s.spare, b[:0])
+		if cap(s.sending) <= 2*maxBatch && len(s.spare) < 2 {
+			s.spare = append(s.spare, s.sending[:0])
 		}
+		s.sending = nil
 	}
 	s.flushing = false
+	return true
+}
+
+// send sends one batch. When that fails, the receive loop sees the closed connection and ends the lane.
+func (s *Sender) send() {
+	if n := len(s.sending); n > maxMessage {
+		// dRPC would tell nobody but the receiver.
+		s.conn.fail(fmt.Errorf("link: send: batch of %d bytes; the limit is %d", n, maxMessage))
+		return
+	}
+	err := s.stream.MsgSend(&s.sending, rawEncoding{})
+	switch {
+	case errors.Is(err, io.EOF):
+		// dRPC's word for a stream that has ended, of which the receive loop learns the reason.
+		_ = s.conn.Close()
+	case err != nil:
+		s.conn.fail(fmt.Errorf("link: send: %w", err))
+	}
 }
 
 // Backlog returns how many bytes wait for a peer that does not read.

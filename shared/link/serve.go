@@ -24,9 +24,9 @@ type ServeConfig struct {
 	// MaxLanes is how many connections may be open; more are closed as they come. Default 4096.
 	MaxLanes int
 	// Handle serves one lane: it calls lane.Receive and returns when that does. The first item must be a Hello, upon
-	// which it calls lane.Greeted. Required.
+	// which it calls lane.Greeted or lane.Refuse. A panic in it is logged and ends the lane only. Required.
 	Handle func(lane *Lane)
-	Log    *zap.Logger
+	Log    *zap.Logger // default none
 }
 
 // Serve accepts lanes on lis until ctx is canceled, then closes them and returns when every Handle has returned. It
@@ -60,6 +60,7 @@ func (s *server) accept(ctx context.Context, lis net.Listener) error {
 	var open sync.WaitGroup
 	defer open.Wait()
 	defer cancel()
+	defer func() { _ = lis.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = lis.Close() })()
 
 	for {
@@ -97,18 +98,31 @@ func (s *server) accept(ctx context.Context, lis net.Listener) error {
 func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 	c := newConn(nc, s.cfg.Config)
 	c.expectHello(s.cfg.HelloTimeout)
+	defer c.drains.Wait()
 	defer c.Close()
 	defer func() {
 		// dRPC has no recover of its own: a bug met on one lane must not end the others.
 		if p := recover(); p != nil {
-			s.cfg.Log.Error("lane handler panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			s.logPanic(p)
 		}
 	}()
 	err := s.rpc.ServeOne(ctx, c)
-	if c.unproven >= 0 && ctx.Err() == nil {
-		s.refused.log(s.cfg.Log, "closed a connection that sent no hello",
-			zap.Stringer("peer", nc.RemoteAddr()), zap.Error(err))
+	if c.unproven < 0 || c.refused || ctx.Err() != nil {
+		return
 	}
+	if why := c.reason(); why != nil {
+		err = why
+	}
+	s.refused.log(s.cfg.Log, "closed a connection that sent no hello",
+		zap.Stringer("peer", nc.RemoteAddr()), zap.String("error", err.Error()))
+}
+
+func (s *server) logPanic(p any) {
+	stack := debug.Stack()
+	if hp, ok := p.(*handlerPanic); ok {
+		p, stack = hp.value, hp.stack
+	}
+	s.cfg.Log.Error("lane handler panicked", zap.Any("panic", p), zap.ByteString("stack", stack))
 }
 
 // Link implements linkpb.DRPCLinksServer.

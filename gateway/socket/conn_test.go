@@ -1,0 +1,270 @@
+package socket
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// An idle connection is this and the handler's own memory.
+func TestConnSize(t *testing.T) {
+	if n := unsafe.Sizeof(Conn{}); n > 200 {
+		t.Fatalf("Conn takes %d bytes, want 200 at most", n)
+	}
+}
+
+func TestCloseFromHere(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1})
+		h := newProbe(func(*Conn, Opcode, []byte) { t.Error("message on a closing connection") })
+		p, c := connect(t, ls, server, h)
+		onLoop(t, c.Loop(), func() {
+			c.Send(OpText, []byte("queued "), []byte("before"))
+			c.Close(4403, "forbidden")
+			if !c.Closing() {
+				t.Error("not closing")
+			}
+			c.Close(1000, "too late")
+			c.Send(OpText, []byte("too late"))
+			c.SendFramed(AppendFrame(nil, OpText, nil, []byte("too late")))
+		})
+		p.want(OpText, "queued before")
+		p.wantClosed(4403, "forbidden")
+		// What the peer still sends before its close frame is dropped, whatever
+		// its size; pings get no answer any more.
+		p.write(text("late"), clientFrame(0x01, "late"), clientFrame(0x89, "ping"), binMsg(strings.Repeat("x", 100<<10)))
+		p.write(closeFrame(4403, ""))
+		p.wantEOF()
+		h.wantClose(t, CloseError{Code: 4403, Reason: "forbidden"})
+		eventually(t, "counted", func() bool { return ls.Stats().Ended[EndLocal] == 1 })
+	})
+}
+
+func TestCloseNotAnswered(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, CloseTimeout: 20 * time.Millisecond})
+		h := newProbe(nil)
+		p, c := connect(t, ls, server, h)
+		onLoop(t, c.Loop(), func() { c.Close(1000, "") })
+		p.wantClosed(1000, "")
+		p.wantEOF()
+		h.wantClose(t, CloseError{Code: 1000})
+	})
+}
+
+func TestCloseByPeer(t *testing.T) {
+	tests := []struct {
+		name  string
+		frame []byte
+		reply string
+		want  CloseError
+	}{
+		{"no code", clientFrame(0x88, ""), "", CloseError{Code: CloseNoStatus, Remote: true}},
+		{"normal", closeFrame(1000, "bye"), "\x03\xe8bye", CloseError{Code: 1000, Reason: "bye", Remote: true}},
+		{"own code", closeFrame(4999, ""), "\x13\x87", CloseError{Code: 4999, Remote: true}},
+	}
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1})
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				h := newProbe(echo)
+				p, _ := connect(t, ls, server, h)
+				p.write(raw(text("first"), test.frame, text("not any more")))
+				p.want(OpText, "first")
+				p.want(opClose, test.reply)
+				h.wantClose(t, test.want)
+			})
+		}
+	})
+}
+
+func TestConnectionLost(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1})
+		t.Run("EOF", func(t *testing.T) {
+			h := newProbe(echo)
+			p, _ := connect(t, ls, server, h)
+			p.write(text("a"), clientFrame(0x81, "torn")[:7])
+			p.want(OpText, "a")
+			p.nc.Close()
+			if err := h.end(t); err != io.ErrUnexpectedEOF {
+				t.Fatalf("Closed(%v)", err)
+			}
+		})
+		t.Run("reset", func(t *testing.T) {
+			h := newProbe(echo)
+			p, _ := connect(t, ls, server, h)
+			p.nc.(*net.TCPConn).SetLinger(0)
+			p.nc.Close()
+			if err := h.end(t); !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatalf("Closed(%v)", err)
+			}
+		})
+		eventually(t, "counted", func() bool { return ls.Stats().Ended[EndError] == 2 })
+	})
+}
+
+// Nobody but the panicking connection notices, and its peer learns nothing.
+func TestPanicInMessage(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		core, logs := observer.New(zap.ErrorLevel)
+		ls := start(t, Config{Loops: 1, Log: zap.New(core)})
+		other, _ := connect(t, ls, server, newProbe(echo))
+		h := newProbe(func(*Conn, Opcode, []byte) { panic("secret") })
+		p, _ := connect(t, ls, server, h)
+		p.write(text("x"), text("y"))
+		p.want(opClose, "\x03\xf3")
+		p.nc.Close()
+		h.wantClose(t, CloseError{Code: CloseInternal})
+		other.write(text("alive"))
+		other.want(OpText, "alive")
+		if s := ls.Stats(); s.Panics != 1 || logs.Len() != 1 {
+			t.Fatalf("%d panics counted, %d logged", s.Panics, logs.Len())
+		}
+		if entry := logs.All()[0].ContextMap(); entry["panic"] != "secret" || !strings.Contains(entry["stack"].(string), "conn_test.go") {
+			t.Fatalf("logged %v", entry)
+		}
+	})
+}
+
+type closedPanics struct{ probe }
+
+func (h *closedPanics) Closed(c *Conn, err error) {
+	h.probe.Closed(c, err)
+	panic("in Closed")
+}
+
+func TestPanicInClosed(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	h := &closedPanics{*newProbe(nil)}
+	p, _ := connect(t, ls, transports[0].server, h)
+	p.nc.Close()
+	h.end(t)
+	eventually(t, "connection gone", func() bool { return ls.Conns() == 0 && ls.Stats().Panics == 1 })
+}
+
+// A handler's last call may send to others; that goes out in the same turn.
+func TestSendFromClosed(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	p, c := connect(t, ls, transports[0].server, newProbe(nil))
+	leaving, _ := connect(t, ls, transports[0].server, &farewell{to: c})
+	leaving.nc.Close()
+	p.want(OpText, "gone")
+}
+
+type farewell struct{ to *Conn }
+
+func (*farewell) Message(*Conn, Opcode, []byte) {}
+func (f *farewell) Closed(c *Conn, _ error) {
+	c.Send(OpText, []byte("to the dead"))
+	c.Close(1000, "")
+	f.to.Send(OpText, []byte("gone"))
+}
+
+func TestIdleTimeout(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, IdleTimeout: 30 * time.Millisecond})
+		h := newProbe(nil)
+		p, _ := connect(t, ls, server, h)
+		p.wantClosed(CloseIdleTimeout, "idle timeout")
+		p.write(closeFrame(CloseIdleTimeout, ""))
+		p.wantEOF()
+		h.wantClose(t, CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"})
+	})
+}
+
+// The exact times, on a clock of our own.
+func TestExpire(t *testing.T) {
+	const second = time.Second
+	tests := []struct {
+		name    string
+		idle    time.Duration // of the configuration
+		prepare func(c *Conn)
+		at      time.Duration
+		want    state
+		end     End
+	}{
+		{"idle, before", 60 * second, func(c *Conn) { c.last = 10 * second }, 70*second - 1, stateOpen, 0},
+		{"idle, after", 60 * second, func(c *Conn) { c.last = 10 * second }, 70 * second, stateClosing, EndIdle},
+		{"no idle timeout", -1, func(c *Conn) {}, 1000 * second, stateOpen, 0},
+		{"full, before", -1, func(c *Conn) { c.armed, c.full = true, 5*second }, 15*second - 1, stateOpen, 0},
+		{"full, after", -1, func(c *Conn) { c.armed, c.full = true, 5*second }, 15 * second, stateDead, EndWriteTimeout},
+		{"closing, before", -1, func(c *Conn) { c.loop.now = 7 * second; c.Close(1000, "") }, 12*second - 1, stateClosing, EndLocal},
+		{"closing, after", -1, func(c *Conn) { c.loop.now = 7 * second; c.Close(1000, "") }, 12 * second, stateDead, EndLocal},
+		{"failed, after", -1, func(c *Conn) { c.received([]byte("garbage")) }, 5 * second, stateDead, EndProtocol},
+		{"full and closing", -1, func(c *Conn) { c.Close(1000, ""); c.armed = true }, 5 * second, stateDead, EndLocal},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c := parked(newProbe(nil))
+			*c.loop.cfg, _ = Config{IdleTimeout: test.idle}.withDefaults()
+			test.prepare(c)
+			c.expire(test.at)
+			if c.state != test.want || c.end != test.end {
+				t.Fatalf("state %d, end %v; want %d, %v", c.state, c.end, test.want, test.end)
+			}
+		})
+	}
+}
+
+func TestCloseAll(t *testing.T) {
+	ls := start(t, Config{Loops: 2})
+	var peers []*peer
+	var probes []*probe
+	for i := range 6 {
+		h := newProbe(echo)
+		p, _ := connect(t, ls, transports[i%2].server, h)
+		peers, probes = append(peers, p), append(probes, h)
+	}
+	ls.CloseAll(CloseRestart, "restart")
+	for i, p := range peers {
+		p.wantClosed(CloseRestart, "restart")
+		p.write(closeFrame(CloseRestart, ""))
+		p.wantEOF()
+		probes[i].wantClose(t, CloseError{Code: CloseRestart, Reason: "restart"})
+	}
+	eventually(t, "counted", func() bool { return ls.Stats().Ended[EndDrain] == 6 && ls.Conns() == 0 })
+}
+
+func TestRemoteAddr(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1})
+		h := newProbe(nil)
+		p, c := connect(t, ls, server, h)
+		onLoop(t, c.Loop(), func() {
+			if got, want := c.RemoteAddr(), p.nc.LocalAddr().String(); got != want {
+				t.Errorf("RemoteAddr = %q, want %q", got, want)
+			}
+		})
+		p.nc.Close()
+		h.end(t)
+		onLoop(t, c.Loop(), func() {
+			if got := c.RemoteAddr(); got != "" {
+				t.Errorf("RemoteAddr after the end = %q", got)
+			}
+		})
+	})
+}
+
+func TestIDs(t *testing.T) {
+	ls := start(t, Config{Loops: 2})
+	seen := map[uint64]bool{0: true}
+	for range 20 {
+		h := newProbe(nil)
+		p, c := connect(t, ls, transports[0].server, h)
+		if seen[c.ID()] {
+			t.Fatalf("ID %d again", c.ID())
+		}
+		seen[c.ID()] = true
+		p.nc.Close()
+		h.end(t)
+	}
+}

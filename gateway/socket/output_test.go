@@ -1,0 +1,464 @@
+package socket
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestSendOrder(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1})
+		p, c := connect(t, ls, server, newProbe(nil))
+		shared := AppendFrame(nil, OpText, []byte("sha"), []byte("red"))
+		before := string(shared)
+		long := strings.Repeat("l", 100<<10)
+		var want []string
+		for turn := range 20 {
+			own := fmt.Sprint("own ", turn)
+			onLoop(t, c.Loop(), func() {
+				c.SendFramed(shared)
+				c.Send(OpText, []byte(own[:2]), nil, []byte(own[2:]))
+				if turn%5 == 0 {
+					c.Send(OpText, []byte(long))
+				}
+				c.SendFramed(shared)
+			})
+			want = append(want, "shared", own)
+			if turn%5 == 0 {
+				want = append(want, long)
+			}
+			want = append(want, "shared")
+		}
+		for _, w := range want {
+			p.want(OpText, w)
+		}
+		if string(shared) != before {
+			t.Fatal("shared frame was written to")
+		}
+	})
+}
+
+// Frames staged in one turn are one write; a lone shared frame is not copied.
+func TestOneWritePerTurn(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	p, c := connect(t, ls, transports[0].server, newProbe(echo))
+	writes := func() (n uint64) {
+		onLoop(t, c.Loop(), func() { n = c.loop.count.Writes })
+		return n
+	}
+	n := writes()
+	shared := AppendFrame(nil, OpText, nil, []byte("shared"))
+	onLoop(t, c.Loop(), func() {
+		c.SendFramed(shared)
+		if &c.out[0] != &shared[0] || c.held != heldShared {
+			t.Error("frame was copied")
+		}
+		c.Send(OpText, []byte("2"))
+		c.SendFramed(shared)
+		c.loop.runTask(func() { c.Send(OpText, []byte("4")) })
+	})
+	for _, w := range []string{"shared", "2", "shared", "4"} {
+		p.want(OpText, w)
+	}
+	if got := writes() - n; got != 1 {
+		t.Errorf("%d writes for one turn", got)
+	}
+	n = writes()
+	p.write(repeat(text("burst"), 50))
+	for range 50 {
+		p.want(OpText, "burst")
+	}
+	if got := writes() - n; got != 1 {
+		t.Errorf("%d writes for the answers to one burst", got)
+	}
+}
+
+// A turn that stages more than the queue may hold is no sign of a slow peer.
+func TestLongTurn(t *testing.T) {
+	ls := start(t, Config{Loops: 1, MaxQueueBytes: 10 << 10})
+	p, c := connect(t, ls, transports[0].server, newProbe(nil))
+	message := strings.Repeat("x", 1000)
+	onLoop(t, c.Loop(), func() {
+		for range 60 {
+			c.Send(OpText, []byte(message))
+			if c.queued() > 10<<10 {
+				t.Errorf("%d bytes queued", c.queued())
+			}
+		}
+	})
+	for range 60 {
+		p.want(OpText, message)
+	}
+}
+
+// A turn that touches very many connections does not hold a buffer for each.
+func TestStagedMemory(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	body := []byte(strings.Repeat("x", 60<<10))
+	var peers []*peer
+	var conns []*Conn
+	for range 40 {
+		p, c := connect(t, ls, transports[0].server, newProbe(nil))
+		peers, conns = append(peers, p), append(conns, c)
+	}
+	l := ls.Loop(0)
+	onLoop(t, l, func() {
+		held := 0
+		for _, c := range conns {
+			c.Send(OpBinary, body)
+		}
+		for _, c := range conns {
+			if c.held == heldStaged {
+				held += cap(c.out)
+			}
+		}
+		if held > maxStaged+2*len(body)+stagingSize {
+			t.Errorf("%d bytes in staging buffers", held)
+		}
+	})
+	for _, p := range peers {
+		p.want(OpBinary, string(body))
+	}
+	onLoop(t, l, func() {
+		if l.freeBytes > maxFreeBytes || len(l.free) == 0 {
+			t.Errorf("%d buffers of %d bytes are kept", len(l.free), l.freeBytes)
+		}
+	})
+}
+
+// slowPair is tcpPair with buffers so small that the kernel takes little.
+func slowPair(t testing.TB) (client, server *net.TCPConn) {
+	client, server = tcpPair(t)
+	client.SetReadBuffer(4 << 10)
+	server.SetWriteBuffer(4 << 10)
+	return client, server
+}
+
+// Frozen Cathy does not delay Bob, is closed with 4008 within her bound, and
+// her memory is given back; when she thaws, what she reads is whole frames in
+// order, then the close frame.
+func TestFrozenPeerDelaysNobody(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		const limit = 64 << 10
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: limit, CloseTimeout: time.Hour, WriteTimeout: time.Hour})
+		client, accepted := slowPair(t)
+		hCathy := newProbe(nil)
+		cathy := adopt(t, ls, server(accepted), hCathy)
+		bob, cBob := connect(t, ls, server, newProbe(nil))
+		l := cathy.Loop()
+
+		sent := 0
+		for closing := false; !closing; sent++ {
+			body := fmt.Sprintf("%6d%s", sent, strings.Repeat(".", 3000))
+			frame := AppendFrame(nil, OpText, nil, []byte(body))
+			onLoop(t, l, func() {
+				cathy.SendFramed(frame)
+				cBob.SendFramed(frame)
+				if cathy.queued() > limit {
+					t.Errorf("%d bytes queued", cathy.queued())
+				}
+				closing = cathy.Closing()
+			})
+			bob.want(OpText, body)
+			if sent > 10000 {
+				t.Fatal("never slow")
+			}
+		}
+		onLoop(t, l, func() {
+			if n := cap(cathy.out); n > 2*4096 {
+				t.Errorf("closing connection still holds %d bytes", n)
+			}
+		})
+		cathyPeer := newPeer(t, client)
+		for i := 0; ; i++ {
+			op, payload := cathyPeer.read()
+			if op == opClose {
+				if payload != "\x0f\xa8slow" || i == 0 || i >= sent {
+					t.Fatalf("close %q after %d of %d messages", payload, i, sent)
+				}
+				break
+			}
+			if want := fmt.Sprintf("%6d", i); payload[:6] != want {
+				t.Fatalf("message %q, want %q", payload[:6], want)
+			}
+		}
+		cathyPeer.write(closeFrame(CloseSlow, ""))
+		hCathy.wantClose(t, CloseError{Code: CloseSlow, Reason: "slow"})
+		eventually(t, "counted", func() bool {
+			s := ls.Stats()
+			return s.Ended[EndSlow] == 1 && s.QueueBytes == 0
+		})
+	})
+}
+
+// A peer that stops reading and never comes back is gone after CloseTimeout.
+func TestFrozenForever(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: 64 << 10, CloseTimeout: 50 * time.Millisecond})
+		_, accepted := slowPair(t)
+		h := newProbe(nil)
+		c := adopt(t, ls, server(accepted), h)
+		for closing := false; !closing; {
+			onLoop(t, c.Loop(), func() {
+				c.Send(OpBinary, make([]byte, 4000))
+				closing = c.Closing()
+			})
+		}
+		h.wantClose(t, CloseError{Code: CloseSlow, Reason: "slow"})
+		eventually(t, "nothing left", func() bool { return ls.Stats().QueueBytes == 0 && ls.Conns() == 0 })
+	})
+}
+
+// A full socket that takes nothing is dropped, also below the queue's bound.
+func TestWriteTimeout(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: 64 << 20, WriteTimeout: 50 * time.Millisecond})
+		_, accepted := slowPair(t)
+		h := newProbe(nil)
+		c := adopt(t, ls, server(accepted), h)
+		onLoop(t, c.Loop(), func() { c.Send(OpBinary, make([]byte, 16<<20)) })
+		if err := h.end(t); err != ErrWriteTimeout {
+			t.Fatalf("Closed(%v)", err)
+		}
+		eventually(t, "counted", func() bool {
+			s := ls.Stats()
+			return s.Ended[EndWriteTimeout] == 1 && s.QueueBytes == 0
+		})
+	})
+}
+
+// A queue that waited for the socket goes out when the peer reads, and its
+// memory is given back.
+func TestQueueDrains(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1})
+		client, accepted := slowPair(t)
+		c := adopt(t, ls, server(accepted), newProbe(echo))
+		p := newPeer(t, client)
+		var want []string
+		for i := range 30 {
+			body := fmt.Sprintf("%d %s", i, strings.Repeat("q", 25<<10))
+			want = append(want, body)
+			onLoop(t, c.Loop(), func() { c.Send(OpText, []byte(body)) })
+		}
+		onLoop(t, c.Loop(), func() {
+			if c.queued() == 0 || !c.blocked {
+				t.Error("the kernel took everything; the test tests nothing")
+			}
+		})
+		for _, w := range want {
+			p.want(OpText, w)
+		}
+		eventually(t, "empty queue", func() (empty bool) {
+			onLoop(t, c.Loop(), func() { empty = c.out == nil && c.held == heldNone && !c.blocked && !c.armed })
+			return empty
+		})
+		if n := ls.Stats().QueueBytes; n != 0 {
+			t.Errorf("QueueBytes = %d", n)
+		}
+		p.write(text("alive"))
+		p.want(OpText, "alive")
+	})
+}
+
+// A message that no queue can hold closes, also an empty one.
+func TestOversizeSend(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: 1000})
+		p, c := connect(t, ls, server, newProbe(nil))
+		onLoop(t, c.Loop(), func() {
+			c.Send(OpBinary, make([]byte, 996)) // 1000 with its header
+			if c.Closing() {
+				t.Error("closing at the bound")
+			}
+		})
+		p.want(OpBinary, string(make([]byte, 996)))
+		onLoop(t, c.Loop(), func() { c.Send(OpBinary, make([]byte, 997)) })
+		p.wantClosed(CloseSlow, "slow")
+	})
+}
+
+// The frame that is begun when the queue overflows is finished, wherever the
+// kernel stopped.
+func TestOverflowKeepsBegunFrame(t *testing.T) {
+	frame := AppendFrame(nil, OpText, nil, []byte(strings.Repeat("x", 300)))
+	for _, taken := range []int{0, 1, len(frame) - 1, len(frame), len(frame) + 3} {
+		c := parked(newProbe(nil))
+		c.loop.cfg.MaxQueueBytes = 3 * len(frame)
+		c.blocked, c.armed = true, true
+		for range 3 {
+			c.SendFramed(frame)
+		}
+		if taken > 0 {
+			c.taken(taken)
+		}
+		for !c.Closing() {
+			c.SendFramed(frame)
+		}
+		begun := (len(frame) - taken%len(frame)) % len(frame)
+		want := string(frame[len(frame)-begun:]) + "\x88\x06\x0f\xa8slow"
+		if string(c.out) != want || c.loop.count.QueueBytes != uint64(len(want)) {
+			t.Errorf("%d bytes taken: queue %q (%d counted), want %q", taken, c.out, c.loop.count.QueueBytes, want)
+		}
+	}
+}
+
+// discardAll reads everything from the connections until they end.
+func discardAll(t testing.TB, conns []net.Conn) {
+	var wg sync.WaitGroup
+	for _, nc := range conns {
+		wg.Go(func() {
+			buf := make([]byte, 32<<10)
+			for {
+				if _, err := nc.Read(buf); err != nil {
+					return
+				}
+			}
+		})
+	}
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() {
+		for _, nc := range conns {
+			nc.Close()
+		}
+	})
+}
+
+// fanOut gives n connections on one loop whose peers read.
+func fanOut(t testing.TB, n int) (*Loops, []*Conn) {
+	ls := start(t, Config{Loops: 1})
+	var conns []*Conn
+	var clients []net.Conn
+	for range n {
+		client, accepted := tcpPair(t)
+		conns = append(conns, adopt(t, ls, accepted, newProbe(echo)))
+		clients = append(clients, client)
+	}
+	discardAll(t, clients)
+	return ls, conns
+}
+
+// Staging, flushing and parsing allocate nothing in steady state.
+func TestNoAllocs(t *testing.T) {
+	ls, conns := fanOut(t, 20)
+	l := ls.Loop(0)
+	frame := AppendFrame(nil, OpText, []byte("prefix"), []byte(strings.Repeat("x", 200)))
+	head, body := []byte(`["1",null,`), frame[20:]
+	in := raw(text("hello"), clientFrame(0x01, "frag"), clientFrame(0x80, "ment"), text("torn"))
+	buf := make([]byte, len(in))
+	tests := []struct {
+		name string
+		f    func(c *Conn)
+	}{
+		{"SendFramed", func(c *Conn) { c.SendFramed(frame) }},
+		{"Send", func(c *Conn) { c.Send(OpText, head, body) }},
+		{"SendFramed twice", func(c *Conn) { c.SendFramed(frame); c.SendFramed(frame) }},
+		{"receive and answer", func(c *Conn) {
+			copy(buf, in)
+			c.received(buf[:len(in)-3])
+			c.received(buf[len(in)-3:])
+		}},
+	}
+	for _, test := range tests {
+		var allocs float64
+		onLoop(t, l, func() {
+			allocs = testing.AllocsPerRun(50, func() {
+				for _, c := range conns {
+					test.f(c)
+				}
+				l.flushDirty()
+			})
+			for _, c := range conns {
+				if c.blocked {
+					t.Fatalf("%s: the kernel did not take everything", test.name)
+				}
+			}
+		})
+		if allocs > 0 {
+			t.Errorf("%s: %v allocations in a turn of %d connections", test.name, allocs, len(conns))
+		}
+	}
+}
+
+// BenchmarkFanOut is one shared frame to 1000 TCP connections: a task, and a
+// flush with one write for each.
+func BenchmarkFanOut(b *testing.B) {
+	for _, kind := range []string{"SendFramed", "Send"} {
+		b.Run(kind, func(b *testing.B) {
+			const n = 1000
+			ls, conns := fanOut(b, n)
+			head, body := []byte(`["1",null,`), []byte(strings.Repeat("x", 200))
+			frame := AppendFrame(nil, OpText, head, body)
+			task := func() {
+				for _, c := range conns {
+					if kind == "Send" {
+						c.Send(OpText, head, body)
+					} else {
+						c.SendFramed(frame)
+					}
+				}
+			}
+			done := make(chan struct{})
+			b.ReportAllocs()
+			for b.Loop() {
+				ls.Loop(0).Post(task)
+				ls.Loop(0).Post(func() { done <- struct{}{} })
+				<-done
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/delivery")
+		})
+	}
+}
+
+// BenchmarkStage is the same without the writes.
+func BenchmarkStage(b *testing.B) {
+	c := parked(newProbe(nil))
+	head, body := []byte(`["1",null,`), []byte(strings.Repeat("x", 200))
+	frame := AppendFrame(nil, OpText, head, body)
+	settle := func() {
+		c.dropQueue()
+		c.dirty, c.loop.dirty, c.loop.staged = false, c.loop.dirty[:0], 0
+	}
+	b.Run("SendFramed", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			c.SendFramed(frame)
+			settle()
+		}
+	})
+	b.Run("Send", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			c.Send(OpText, head, body)
+			settle()
+		}
+	})
+}
+
+func BenchmarkUnmask(b *testing.B) {
+	for _, n := range []int{64, 4096} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			p := make([]byte, n)
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				unmask(p, 0x12345678)
+			}
+		})
+	}
+}
+
+// BenchmarkPost wakes a sleeping loop each time.
+func BenchmarkPost(b *testing.B) {
+	ls := start(b, Config{Loops: 1})
+	done := make(chan struct{})
+	b.ReportAllocs()
+	task := func() { done <- struct{}{} }
+	for b.Loop() {
+		ls.Loop(0).Post(task)
+		<-done
+	}
+}
