@@ -3,6 +3,7 @@ package linkpb
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -46,7 +47,7 @@ func AppendItem(batch []byte, kind Kind, m Item) []byte {
 	batch = protowire.AppendTag(batch, kind, protowire.BytesType)
 	batch = protowire.AppendVarint(batch, uint64(size))
 	start := len(batch)
-	batch = append(batch, make([]byte, size)...) // grows in place; the compiler makes no slice
+	batch = slices.Grow(batch, size)[:start+size]
 	if _, err := m.MarshalToSizedBufferVT(batch[start:]); err != nil {
 		// Only a message that changed between SizeVT and here can get here.
 		panic(fmt.Sprintf("linkpb: marshal item %d: %v", kind, err))
@@ -91,8 +92,8 @@ func EachItem(batch []byte, yield func(kind Kind, body []byte) error) error {
 // field has on the wire. n is negative when b is torn.
 func consumeField(b []byte) (num protowire.Number, value []byte, n int) {
 	num, typ, n := protowire.ConsumeTag(b)
-	if n < 0 {
-		return 0, nil, n
+	if n < 0 || num > protowire.MaxValidNumber {
+		return 0, nil, -1
 	}
 	if typ == protowire.BytesType {
 		v, m := protowire.ConsumeBytes(b[n:])

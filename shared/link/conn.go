@@ -37,11 +37,14 @@ type conn struct {
 	raw          syscall.RawConn // nil where there is no file descriptor, e.g. net.Pipe
 	writeTimeout time.Duration
 	maxQueued    int
+	closed       func()      // called once, when the connection is closed; must not wait
+	hello        *time.Timer // closes the connection unless stopped
 
 	// Owned by the reader.
 	unproven int // bytes that may still be read before prove; negative when proven
 
 	// Owned by the caller of Receive.
+	served  bool // the accepting end has had its one stream
 	refused bool // the peer was answered with a Refusal
 
 	drains sync.WaitGroup // drain; nothing is added once err is set
@@ -51,11 +54,15 @@ type conn struct {
 	queued   []byte // what neither the kernel nor drain has taken, in order
 	writing  int    // bytes that drain has taken out of queued and the kernel has not taken
 	draining bool   // drain runs; only it writes to the socket
-	err      error  // why the connection was closed
+	attempt  attempt
+	err      error // why the connection was closed
 }
 
-func newConn(nc net.Conn, cfg Config) *conn {
-	c := &conn{Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, unproven: -1}
+// newConn makes a conn of nc. What its peer may send and how long it may take are bounded until prove is called.
+func newConn(nc net.Conn, cfg Config, closed func()) *conn {
+	c := &conn{
+		Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, closed: closed, unproven: helloBytes,
+	}
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		// A peer whose host is gone is found dead after 20 s of silence; when there is something to write, WriteTimeout
 		// finds it.
@@ -63,9 +70,13 @@ func newConn(nc net.Conn, cfg Config) *conn {
 	}
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw = raw
+			c.raw, c.attempt.do = raw, c.attempt.write
 		}
 	}
+	// Not a read deadline: dRPC stops reading when a stranger sends it a message that belongs to no stream.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hello = time.AfterFunc(cfg.HelloTimeout, func() { c.fail(fmt.Errorf("%w in time", ErrNotGreeted)) })
 	return c
 }
 
@@ -83,9 +94,6 @@ func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if c.unproven > 0 {
 		c.unproven -= n
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = fmt.Errorf("%w in time", ErrNotGreeted)
-		}
 	}
 	switch {
 	case errors.Is(err, io.EOF):
@@ -126,25 +134,37 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 // tryWrite writes what the socket takes without waiting.
-func (c *conn) tryWrite(p []byte) (n int, err error) {
+func (c *conn) tryWrite(p []byte) (int, error) {
 	if c.raw == nil {
 		return 0, nil
 	}
-	rerr := c.raw.Write(func(fd uintptr) bool {
-		for {
-			n, err = syscall.Write(int(fd), p)
-			if err != syscall.EINTR {
-				return true // never wait for writability here
-			}
-		}
-	})
-	if rerr != nil {
-		return 0, rerr
-	}
-	if err == syscall.EAGAIN {
+	c.attempt.p = p
+	err := c.raw.Write(c.attempt.do)
+	c.attempt.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case c.attempt.err == syscall.EAGAIN:
 		return 0, nil
 	}
-	return max(n, 0), err
+	return max(c.attempt.n, 0), c.attempt.err
+}
+
+// attempt is one system call of tryWrite; it lives in the conn so that a send allocates nothing.
+type attempt struct {
+	do  func(fd uintptr) bool
+	p   []byte
+	n   int
+	err error
+}
+
+func (a *attempt) write(fd uintptr) bool {
+	for {
+		a.n, a.err = syscall.Write(int(fd), a.p)
+		if a.err != syscall.EINTR {
+			return true // never wait for writability here
+		}
+	}
 }
 
 // drain writes the queue until it is empty or the connection fails. Only one runs at a time; it ends within
@@ -204,7 +224,9 @@ func (c *conn) failLocked(err error) error {
 	if c.err == nil {
 		c.err = err
 		c.queued = nil
+		c.hello.Stop()
 		_ = c.Conn.Close()
+		c.closed()
 	}
 	return c.err
 }
@@ -216,17 +238,17 @@ func (c *conn) fail(err error) {
 	_ = c.failLocked(err)
 }
 
-// Close closes the connection; queued bytes are lost.
+// Close closes the connection; queued bytes are lost. It is what dRPC calls when it is done, for reasons of its own.
 func (c *conn) Close() error {
 	c.fail(net.ErrClosed)
 	return nil
 }
 
-// reason returns why this side closed the connection, nil if it did not or just stopped.
+// reason returns what closed the connection, nil if nothing did or it was Close.
 func (c *conn) reason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if errors.Is(c.err, net.ErrClosed) {
+	if c.err == net.ErrClosed {
 		return nil
 	}
 	return c.err
@@ -239,15 +261,9 @@ func (c *conn) backlog() int {
 	return len(c.queued) + c.writing
 }
 
-// expectHello bounds, in bytes and time, what comes before prove. Called before anything reads.
-func (c *conn) expectHello(d time.Duration) {
-	c.unproven = helloBytes
-	_ = c.SetReadDeadline(time.Now().Add(d))
-}
-
-// prove lifts the bounds of expectHello. dRPC's reader waits for the batch to be handled, so it does not read
+// prove lifts the bounds that hold at first. dRPC's reader waits for the batch to be handled, so it does not read
 // meanwhile: unproven keeps its one owner.
 func (c *conn) prove() {
+	c.hello.Stop()
 	c.unproven = -1
-	_ = c.SetReadDeadline(time.Time{})
 }

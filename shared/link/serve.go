@@ -32,6 +32,23 @@ type ServeConfig struct {
 // Serve accepts lanes on lis until ctx is canceled, then closes them and returns when every Handle has returned. It
 // closes lis. It returns an error only when lis fails.
 func Serve(ctx context.Context, lis net.Listener, cfg ServeConfig) error {
+	s, err := newServer(cfg)
+	if err != nil {
+		return err
+	}
+	return s.accept(ctx, lis)
+}
+
+type server struct {
+	linkpb.DRPCLinksUnimplementedServer // for what is no lane
+
+	cfg     ServeConfig
+	rpc     *drpcserver.Server
+	lanes   atomic.Int64
+	refused rateLimited
+}
+
+func newServer(cfg ServeConfig) (*server, error) {
 	cfg.Config = cfg.Config.withDefaults()
 	if cfg.MaxLanes <= 0 {
 		cfg.MaxLanes = 4096
@@ -42,17 +59,10 @@ func Serve(ctx context.Context, lis net.Listener, cfg ServeConfig) error {
 	s := &server{cfg: cfg}
 	mux := drpcmux.New()
 	if err := linkpb.DRPCRegisterLinks(mux, s); err != nil {
-		return fmt.Errorf("link: register: %w", err)
+		return nil, fmt.Errorf("link: register: %w", err)
 	}
 	s.rpc = drpcserver.NewWithOptions(mux, drpcserver.Options{Manager: managerOptions()})
-	return s.accept(ctx, lis)
-}
-
-type server struct {
-	cfg     ServeConfig
-	rpc     *drpcserver.Server
-	lanes   atomic.Int64
-	refused rateLimited
+	return s, nil
 }
 
 func (s *server) accept(ctx context.Context, lis net.Listener) error {
@@ -96,8 +106,9 @@ func (s *server) accept(ctx context.Context, lis net.Listener) error {
 
 // serveConn serves the one stream of a connection.
 func (s *server) serveConn(ctx context.Context, nc net.Conn) {
-	c := newConn(nc, s.cfg.Config)
-	c.expectHello(s.cfg.HelloTimeout)
+	// Closing the connection cancels ctx, since dRPC may be waiting for something else than the connection.
+	serving, cancel := context.WithCancel(ctx)
+	c := newConn(nc, s.cfg.Config, cancel)
 	defer c.drains.Wait()
 	defer c.Close()
 	defer func() {
@@ -106,7 +117,7 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 			s.logPanic(p)
 		}
 	}()
-	err := s.rpc.ServeOne(ctx, c)
+	err := s.rpc.ServeOne(serving, c)
 	if c.unproven < 0 || c.refused || ctx.Err() != nil {
 		return
 	}
@@ -132,6 +143,12 @@ func (s *server) Link(stream linkpb.DRPCLinks_LinkStream) error {
 	if !ok {
 		return errors.New("link: stream has no connection of ours")
 	}
+	if c.served {
+		// A peer that begins another stream ends the first. dRPC may offer the second before it sees the connection
+		// closed.
+		return errors.New("link: second stream on one connection")
+	}
+	c.served = true
 	lane := &Lane{stream: stream, conn: c}
 	lane.init(stream, c)
 	s.cfg.Handle(lane)
