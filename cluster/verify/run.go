@@ -51,7 +51,7 @@ func Run(ctx context.Context, cfg Config) (res *Result, err error) {
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	r := &run{cfg: cfg, log: record.NewLog(), topics: cfg.topics()}
+	r := newRun(cfg)
 	if err := r.do(ctx, dir); err != nil {
 		return nil, err
 	}
@@ -78,10 +78,13 @@ type run struct {
 	publishers  []*publisher
 }
 
-// do does it all, in this order: cluster up, clients joined, publishes and faults, heal, one publish to each topic,
-// everybody arrives, final read, cluster down.
+func newRun(cfg Config) *run {
+	log := record.NewLog()
+	return &run{cfg: cfg, log: log, topics: cfg.topics(), main: log.Actor("verify")}
+}
+
+// do starts the cluster, exercises it, and stops it.
 func (r *run) do(ctx context.Context, dir string) (err error) {
-	r.main = r.log.Actor("verify")
 	r.logf("starting %d gateways and %d topic servers", r.cfg.Gateways, r.cfg.TopicServers)
 	r.cluster, err = deploy(ctx, r.cfg, dir, func(id, reason string) {
 		if ctx.Err() == nil {
@@ -97,6 +100,12 @@ func (r *run) do(ctx context.Context, dir string) (err error) {
 			r.main.Add(record.Record{Kind: record.Died, ID: "a node", Reason: stopErr.Error()})
 		}
 	}()
+	return r.exercise(ctx)
+}
+
+// exercise has clients use the cluster, in this order: joins, publishes and faults, heal, one publish to each topic,
+// everybody arrives, final read.
+func (r *run) exercise(ctx context.Context) error {
 	clientCtx, stopClients := context.WithCancel(ctx)
 	defer func() {
 		stopClients()
