@@ -95,11 +95,7 @@ func (r *run) do(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if stopErr := r.cluster.stop(); stopErr != nil && err == nil {
-			r.main.Add(record.Record{Kind: record.Died, ID: "a node", Reason: stopErr.Error()})
-		}
-	}()
+	defer func() { r.failed(r.cluster.stop()) }()
 	return r.exercise(ctx)
 }
 
@@ -121,13 +117,20 @@ func (r *run) exercise(ctx context.Context) error {
 		return ctx.Err()
 	}
 	r.logf("healing")
-	if err := r.cluster.heal(ctx); err != nil {
-		r.main.Add(record.Record{Kind: record.Died, ID: "cluster", Reason: err.Error()})
-	}
+	r.failed(r.cluster.heal())
 	r.main.Add(record.Record{Kind: record.Heal})
 	r.finish(ctx, clientCtx)
 	r.main.Add(record.Record{Kind: record.End})
+	r.failed(r.cluster.waitReady(ctx))
 	return ctx.Err()
+}
+
+// failed records what went wrong with the nodes, if err is not nil.
+func (r *run) failed(err error) {
+	if err != nil {
+		r.logf("%v", err)
+		r.main.Add(record.Record{Kind: record.Died, ID: "cluster", Reason: err.Error()})
+	}
 }
 
 // clientConfig is that of the i-th client. Only subscribers are tampered with.
