@@ -87,7 +87,7 @@ func TestTamperedDeliveryIsFound(t *testing.T) {
 func exercise(t *testing.T, bug string, lossless bool, heal time.Duration) *check.Report {
 	t.Helper()
 	cfg, err := Config{
-		Seed: 1, Duration: 700 * time.Millisecond, Log: lines{t}, Faults: []Class{Churn}, Overlap: true,
+		Seed: 1, Duration: 500 * time.Millisecond, Log: lines{t}, Faults: []Class{Churn}, Overlap: true,
 		Topics: 3, Publishers: 3, Subscribers: 4, Rate: 600, Scale: 0.02, HealWithin: heal,
 	}.withDefaults()
 	if err != nil {
