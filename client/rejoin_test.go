@@ -201,6 +201,35 @@ func TestChannelsWaitApart(t *testing.T) {
 	})
 }
 
+// Callbacks that are always behind do not keep channels from coming back.
+func TestRejoinsAreNotStarved(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{RejoinMin: time.Minute, RejoinMax: time.Minute})
+		busy := c.Channel("topics:busy", nil)
+		busy.On("ev", func(Message) { time.Sleep(time.Second) })
+		w := join(t, p, busy)
+		began := time.Now()
+		feeding := start(func() error {
+			for range 1000 {
+				p.push(w, "ev", `{}`)
+				time.Sleep(time.Second / 2)
+			}
+			return nil
+		})
+		const n = 10
+		for i := range n {
+			p.push(join(t, p, c.Channel(fmt.Sprint("topics:", i), nil)), "phx_error", `{}`)
+		}
+		for range n {
+			p.accept()
+		}
+		if took := time.Since(began); took > 300*time.Second {
+			t.Errorf("%d rejoins took %v", n, took)
+		}
+		<-feeding
+	})
+}
+
 func TestPhxCloseEndsTheChannel(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *server) {
 		c, p := s.dial(Config{})

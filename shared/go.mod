@@ -6,6 +6,7 @@ require github.com/ringcast/ringcast/proto v0.0.0
 
 require (
 	github.com/caarlos0/env/v11 v11.4.2 // indirect
+	github.com/fsnotify/fsnotify v1.10.1 // indirect
 	github.com/lafikl/consistent v0.0.0-20220512074542-bdd3606bfc3e // indirect
 	github.com/minio/blake2b-simd v0.0.0-20160723061019-3f5f724cb5b1 // indirect
 	github.com/prometheus/client_golang v1.25.0 // indirect

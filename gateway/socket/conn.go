@@ -26,8 +26,9 @@ const (
 )
 
 // Conn is one WebSocket connection. Its methods may be called on its loop
-// only: from its Handler, or from tasks posted there. None of them calls the
-// handler, and after Handler.Closed none of them does anything.
+// only (ID and Loop: anywhere), from its Handler or from tasks posted there.
+// None of them calls the handler, and after Handler.Closed none of them does
+// anything.
 type Conn struct {
 	// Static since adoption.
 	id      uint64
@@ -64,13 +65,16 @@ type Conn struct {
 	pong    []byte        // frame answering the last ping that found the queue long
 }
 
-// Loop gives the loop that owns the connection. Unlike the other methods it
-// may be called from any goroutine.
+// Loop gives the loop that owns the connection.
 func (c *Conn) Loop() *Loop { return c.loop }
 
 // ID gives a number that no other connection of the same Loops has or had. It
-// is never 0. It may be called from any goroutine.
+// is never 0.
 func (c *Conn) ID() uint64 { return c.id }
+
+// Handler gives the connection's handler: nil before open has returned and
+// after Handler.Closed.
+func (c *Conn) Handler() Handler { return c.handler }
 
 // Closing reports whether a close frame was queued or received or the
 // connection is lost: nothing can be sent and no Message call will follow.

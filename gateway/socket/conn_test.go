@@ -268,3 +268,21 @@ func TestIDs(t *testing.T) {
 		h.end(t)
 	}
 }
+
+func TestHandlerOf(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	h := newProbe(nil)
+	p, c := connect(t, ls, transports[0].server, h)
+	onLoop(t, c.Loop(), func() {
+		if c.Handler() != h {
+			t.Errorf("Handler = %v", c.Handler())
+		}
+	})
+	p.nc.Close()
+	h.end(t)
+	onLoop(t, c.Loop(), func() {
+		if c.Handler() != nil {
+			t.Error("handler kept after the end")
+		}
+	})
+}

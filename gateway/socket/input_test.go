@@ -168,9 +168,7 @@ func TestPing(t *testing.T) {
 func TestPingFlood(t *testing.T) {
 	const limit = 8 << 10
 	ls := start(t, Config{Loops: 1, MaxQueueBytes: limit})
-	client, accepted := tcpPair(t)
-	accepted.SetWriteBuffer(4 << 10)
-	client.SetReadBuffer(4 << 10)
+	client, accepted := slowPair(t)
 	h := newProbe(nil)
 	c := adopt(t, ls, accepted, h)
 	p := newPeer(t, client)

@@ -52,7 +52,8 @@ type Loop struct {
 	running   []func() // the tasks of this turn; swapped with tasks
 	dirty     []*Conn  // touched since the last flush
 	dying     []*Conn  // to be finished in this turn
-	now       time.Duration
+	turn      uint64
+	now       time.Duration // of this turn
 	nextSweep time.Duration
 	stopping  bool
 	count     Stats
@@ -78,6 +79,10 @@ func newLoop(cfg *Config, index int) (*Loop, error) {
 
 // Index gives the loop's index in its Loops.
 func (l *Loop) Index() int { return l.index }
+
+// Turn gives a number, never 0, that stays the same during one turn of the
+// loop and is another in every later turn. It may be called on the loop only.
+func (l *Loop) Turn() uint64 { return l.turn }
 
 // Post queues a task to run on the loop. Tasks run in the order posted, each
 // in the present turn or the next. Post never blocks and may be called from
@@ -126,6 +131,7 @@ func (l *Loop) run() {
 	defer l.poll.close()
 	for {
 		n := l.wait()
+		l.turn++
 		l.now = time.Since(l.start)
 		for i := range n {
 			l.handleEvent(i)

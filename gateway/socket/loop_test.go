@@ -123,6 +123,34 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// All of one turn has one number, the next turn another.
+func TestTurn(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	l := ls.Loop(0)
+	seen := map[uint64]bool{0: true}
+	for range 100 {
+		onLoop(t, l, func() {
+			if seen[l.Turn()] {
+				t.Errorf("turn %d again", l.Turn())
+			}
+			seen[l.Turn()] = true
+		})
+	}
+	release, done := make(chan struct{}), make(chan struct{})
+	var first, second, third uint64
+	l.Post(func() { <-release })
+	l.Post(func() {
+		first = l.Turn()
+		l.Post(func() { third = l.Turn(); close(done) })
+	})
+	l.Post(func() { second = l.Turn() })
+	close(release)
+	<-done
+	if third == first || second != first && second != third {
+		t.Errorf("turns %d, %d, %d", first, second, third)
+	}
+}
+
 // Slots are used again, and events find the right connection afterwards.
 func TestSlotsReused(t *testing.T) {
 	ls := start(t, Config{Loops: 1})

@@ -104,15 +104,17 @@ func (c *Conn) grow(n int) {
 	if l.staged >= maxStaged {
 		l.flushDirty()
 	}
-	switch c.held {
-	case heldNone:
+	switch {
+	case c.held == heldNone && c.blocked:
+		c.held = heldOwn // it may wait long, so it takes no buffer from the loop
+	case c.held == heldNone:
 		c.out, c.held = l.takeBuffer(n), heldStaged
 		l.staged += max(n, stagingSize)
-	case heldShared:
+	case c.held == heldShared:
 		shared := c.out
 		c.out, c.held = append(l.takeBuffer(len(shared)+n), shared...), heldStaged
 		l.staged += max(len(shared)+n, stagingSize)
-	case heldStaged:
+	case c.held == heldStaged:
 		l.staged += n
 	}
 	l.count.QueueBytes += uint64(n)

@@ -83,6 +83,16 @@ func show(f Frame) string {
 	return fmt.Sprintf("%s %s %q %q %s", ref(f.JoinRef), ref(f.Ref), f.Topic, f.Event, payload)
 }
 
+// wantRefused checks that a text message is refused, with that error and nothing else.
+func wantRefused(t *testing.T, k Kind, data, want string) {
+	t.Helper()
+	f, err := ForKind(k).Decode([]byte(data), false)
+	if got := show(f); got != `nil nil "" "" ` {
+		t.Errorf("got %s with the error", got)
+	}
+	wantError(t, err, want)
+}
+
 func TestEveryKindHasACodec(t *testing.T) {
 	names := map[string]bool{}
 	for k := range Kind(NumKinds) {

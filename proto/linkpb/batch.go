@@ -3,6 +3,7 @@ package linkpb
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -18,14 +19,20 @@ const (
 	KindJoin        Kind = 4
 	KindLeave       Kind = 5
 	KindPublish     Kind = 6
+	KindUpPing      Kind = 7
+	KindUpRing      Kind = 8
 )
 
 // The items of a Down.
 const (
-	KindWelcome Kind = 1
-	KindRefusal Kind = 2
-	KindReply   Kind = 3
-	KindMessage Kind = 4
+	KindWelcome  Kind = 1
+	KindRefusal  Kind = 2
+	KindReply    Kind = 3
+	KindMessage  Kind = 4
+	KindDownPing Kind = 5
+	KindDownRing Kind = 6
+	KindDigest   Kind = 7
+	KindSealed   Kind = 8
 )
 
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.
@@ -46,7 +53,7 @@ func AppendItem(batch []byte, kind Kind, m Item) []byte {
 	batch = protowire.AppendTag(batch, kind, protowire.BytesType)
 	batch = protowire.AppendVarint(batch, uint64(size))
 	start := len(batch)
-	batch = append(batch, make([]byte, size)...) // grows in place; the compiler makes no slice
+	batch = slices.Grow(batch, size)[:start+size]
 	if _, err := m.MarshalToSizedBufferVT(batch[start:]); err != nil {
 		// Only a message that changed between SizeVT and here can get here.
 		panic(fmt.Sprintf("linkpb: marshal item %d: %v", kind, err))
@@ -91,8 +98,8 @@ func EachItem(batch []byte, yield func(kind Kind, body []byte) error) error {
 // field has on the wire. n is negative when b is torn.
 func consumeField(b []byte) (num protowire.Number, value []byte, n int) {
 	num, typ, n := protowire.ConsumeTag(b)
-	if n < 0 {
-		return 0, nil, n
+	if n < 0 || num > protowire.MaxValidNumber {
+		return 0, nil, -1
 	}
 	if typ == protowire.BytesType {
 		v, m := protowire.ConsumeBytes(b[n:])

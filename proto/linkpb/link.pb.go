@@ -45,6 +45,8 @@ const (
 	Code_INTERNAL       Code = 9 // a bug; the server's log has the rest
 	// Not definite: what was asked may have happened.
 	Code_UNKNOWN_OUTCOME Code = 10
+	// Definite again.
+	Code_ID_REUSED Code = 11 // the publish id is in the topic's window, with other content
 )
 
 // Enum value maps for Code.
@@ -61,6 +63,7 @@ var (
 		8:  "RING_CONFLICT",
 		9:  "INTERNAL",
 		10: "UNKNOWN_OUTCOME",
+		11: "ID_REUSED",
 	}
 	Code_value = map[string]int32{
 		"OK":              0,
@@ -74,6 +77,7 @@ var (
 		"RING_CONFLICT":   8,
 		"INTERNAL":        9,
 		"UNKNOWN_OUTCOME": 10,
+		"ID_REUSED":       11,
 	}
 )
 
@@ -213,6 +217,8 @@ type UpItem struct {
 	//	*UpItem_Join
 	//	*UpItem_Leave
 	//	*UpItem_Publish
+	//	*UpItem_Ping
+	//	*UpItem_Ring
 	Item          isUpItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -309,6 +315,24 @@ func (x *UpItem) GetPublish() *Publish {
 	return nil
 }
 
+func (x *UpItem) GetPing() *Ping {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+func (x *UpItem) GetRing() *Ring {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Ring); ok {
+			return x.Ring
+		}
+	}
+	return nil
+}
+
 type isUpItem_Item interface {
 	isUpItem_Item()
 }
@@ -337,6 +361,14 @@ type UpItem_Publish struct {
 	Publish *Publish `protobuf:"bytes,6,opt,name=publish,proto3,oneof"`
 }
 
+type UpItem_Ping struct {
+	Ping *Ping `protobuf:"bytes,7,opt,name=ping,proto3,oneof"`
+}
+
+type UpItem_Ring struct {
+	Ring *Ring `protobuf:"bytes,8,opt,name=ring,proto3,oneof"`
+}
+
 func (*UpItem_Hello) isUpItem_Item() {}
 
 func (*UpItem_Subscribe) isUpItem_Item() {}
@@ -348,6 +380,10 @@ func (*UpItem_Join) isUpItem_Item() {}
 func (*UpItem_Leave) isUpItem_Item() {}
 
 func (*UpItem_Publish) isUpItem_Item() {}
+
+func (*UpItem_Ping) isUpItem_Item() {}
+
+func (*UpItem_Ring) isUpItem_Item() {}
 
 // Down is a batch from a topic server to a gateway.
 type Down struct {
@@ -402,6 +438,10 @@ type DownItem struct {
 	//	*DownItem_Refusal
 	//	*DownItem_Reply
 	//	*DownItem_Message
+	//	*DownItem_Ping
+	//	*DownItem_Ring
+	//	*DownItem_Digest
+	//	*DownItem_Sealed
 	Item          isDownItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -480,6 +520,42 @@ func (x *DownItem) GetMessage() *Message {
 	return nil
 }
 
+func (x *DownItem) GetPing() *Ping {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+func (x *DownItem) GetRing() *Ring {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Ring); ok {
+			return x.Ring
+		}
+	}
+	return nil
+}
+
+func (x *DownItem) GetDigest() *Digest {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Digest); ok {
+			return x.Digest
+		}
+	}
+	return nil
+}
+
+func (x *DownItem) GetSealed() *Sealed {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Sealed); ok {
+			return x.Sealed
+		}
+	}
+	return nil
+}
+
 type isDownItem_Item interface {
 	isDownItem_Item()
 }
@@ -500,6 +576,22 @@ type DownItem_Message struct {
 	Message *Message `protobuf:"bytes,4,opt,name=message,proto3,oneof"`
 }
 
+type DownItem_Ping struct {
+	Ping *Ping `protobuf:"bytes,5,opt,name=ping,proto3,oneof"`
+}
+
+type DownItem_Ring struct {
+	Ring *Ring `protobuf:"bytes,6,opt,name=ring,proto3,oneof"`
+}
+
+type DownItem_Digest struct {
+	Digest *Digest `protobuf:"bytes,7,opt,name=digest,proto3,oneof"`
+}
+
+type DownItem_Sealed struct {
+	Sealed *Sealed `protobuf:"bytes,8,opt,name=sealed,proto3,oneof"`
+}
+
 func (*DownItem_Welcome) isDownItem_Item() {}
 
 func (*DownItem_Refusal) isDownItem_Item() {}
@@ -507,6 +599,14 @@ func (*DownItem_Refusal) isDownItem_Item() {}
 func (*DownItem_Reply) isDownItem_Item() {}
 
 func (*DownItem_Message) isDownItem_Item() {}
+
+func (*DownItem_Ping) isDownItem_Item() {}
+
+func (*DownItem_Ring) isDownItem_Item() {}
+
+func (*DownItem_Digest) isDownItem_Item() {}
+
+func (*DownItem_Sealed) isDownItem_Item() {}
 
 // Hello opens a lane.
 type Hello struct {
@@ -723,19 +823,176 @@ func (x *Refusal) GetDetail() string {
 	return ""
 }
 
-// Subscribe asks for every message of a topic from now on. The Reply carries the position it starts after and
-// precedes every Message of the subscription.
+// Ping keeps a lane proven. A gateway sends one when it has sent nothing for a while, a topic server answers each
+// with one. A side that receives nothing at all, not even that, for three intervals ends the lane.
+type Ping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ping) Reset() {
+	*x = Ping{}
+	mi := &file_link_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ping) ProtoMessage() {}
+
+func (x *Ping) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ping.ProtoReflect.Descriptor instead.
+func (*Ping) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{8}
+}
+
+// Ring is a ring that the sender has and the receiver may not have yet. A receiver whose ring is older takes it.
+type Ring struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Servers       []*RingServer          `protobuf:"bytes,2,rep,name=servers,proto3" json:"servers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ring) Reset() {
+	*x = Ring{}
+	mi := &file_link_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ring) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ring) ProtoMessage() {}
+
+func (x *Ring) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ring.ProtoReflect.Descriptor instead.
+func (*Ring) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Ring) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Ring) GetServers() []*RingServer {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+type RingServer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Addr          string                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"`
+	Weight        uint32                 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RingServer) Reset() {
+	*x = RingServer{}
+	mi := &file_link_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RingServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RingServer) ProtoMessage() {}
+
+func (x *RingServer) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RingServer.ProtoReflect.Descriptor instead.
+func (*RingServer) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RingServer) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RingServer) GetAddr() string {
+	if x != nil {
+		return x.Addr
+	}
+	return ""
+}
+
+func (x *RingServer) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+// Subscribe asks for every message of a topic from now on. The Reply carries the topic's position and precedes every
+// later Message of the subscription.
+//
+// With since it asks for what follows one of these places too: the one in the topic's epoch counts, the lowest if there
+// are several. If everything behind it is remembered, the Reply says so in from and replayed, and that many Messages
+// of the topic follow it on the lane before any other Message of the topic. A gateway that is subscribed already may
+// subscribe again to get that.
 type Subscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Since         []*Position            `protobuf:"bytes,3,rep,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_link_proto_msgTypes[8]
+	mi := &file_link_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +1004,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[8]
+	mi := &file_link_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1017,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{8}
+	return file_link_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Subscribe) GetRef() uint64 {
@@ -777,6 +1034,13 @@ func (x *Subscribe) GetTopic() string {
 	return ""
 }
 
+func (x *Subscribe) GetSince() []*Position {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // Unsubscribe ends a subscription and forgets its subscribers. It has no reply.
 type Unsubscribe struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -787,7 +1051,7 @@ type Unsubscribe struct {
 
 func (x *Unsubscribe) Reset() {
 	*x = Unsubscribe{}
-	mi := &file_link_proto_msgTypes[9]
+	mi := &file_link_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +1063,7 @@ func (x *Unsubscribe) String() string {
 func (*Unsubscribe) ProtoMessage() {}
 
 func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[9]
+	mi := &file_link_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +1076,7 @@ func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsubscribe.ProtoReflect.Descriptor instead.
 func (*Unsubscribe) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{9}
+	return file_link_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Unsubscribe) GetTopic() string {
@@ -833,7 +1097,7 @@ type Join struct {
 
 func (x *Join) Reset() {
 	*x = Join{}
-	mi := &file_link_proto_msgTypes[10]
+	mi := &file_link_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +1109,7 @@ func (x *Join) String() string {
 func (*Join) ProtoMessage() {}
 
 func (x *Join) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[10]
+	mi := &file_link_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +1122,7 @@ func (x *Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Join.ProtoReflect.Descriptor instead.
 func (*Join) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{10}
+	return file_link_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Join) GetTopic() string {
@@ -886,7 +1150,7 @@ type Leave struct {
 
 func (x *Leave) Reset() {
 	*x = Leave{}
-	mi := &file_link_proto_msgTypes[11]
+	mi := &file_link_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1162,7 @@ func (x *Leave) String() string {
 func (*Leave) ProtoMessage() {}
 
 func (x *Leave) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[11]
+	mi := &file_link_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1175,7 @@ func (x *Leave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Leave.ProtoReflect.Descriptor instead.
 func (*Leave) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{11}
+	return file_link_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Leave) GetTopic() string {
@@ -930,19 +1194,23 @@ func (x *Leave) GetSubscriber() uint64 {
 
 // Publish appends a message to a topic. The Reply carries its position and precedes the publisher's own copy.
 type Publish struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	Event         string                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
-	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"` // opaque; JSON text unless binary is set
-	Binary        bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Ref     uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Topic   string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Event   string                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	Payload []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"` // opaque; JSON text unless binary is set
+	Binary  bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
+	// The publish id. The owner keeps a window of ids per topic; a publish whose id is in it is answered with the
+	// position that it has already, and not appended again. Zero in both means no id.
+	IdHigh        uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
+	IdLow         uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_link_proto_msgTypes[12]
+	mi := &file_link_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1222,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[12]
+	mi := &file_link_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1235,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{12}
+	return file_link_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Publish) GetRef() uint64 {
@@ -1005,20 +1273,36 @@ func (x *Publish) GetBinary() bool {
 	return false
 }
 
+func (x *Publish) GetIdHigh() uint64 {
+	if x != nil {
+		return x.IdHigh
+	}
+	return 0
+}
+
+func (x *Publish) GetIdLow() uint64 {
+	if x != nil {
+		return x.IdLow
+	}
+	return 0
+}
+
 // Reply ends a Subscribe or a Publish.
 type Reply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
 	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
 	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	Position      *Position              `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`
+	Position      *Position              `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`  // Publish: of the message; Subscribe: of the topic now
+	From          *Position              `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`          // Subscribe with since: the place that the replayed messages follow; absent if not all are remembered
+	Replayed      uint32                 `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"` // Subscribe with since: how many Messages of the topic are replayed right behind this Reply
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_link_proto_msgTypes[13]
+	mi := &file_link_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1314,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[13]
+	mi := &file_link_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1327,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{13}
+	return file_link_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Reply) GetRef() uint64 {
@@ -1074,6 +1358,136 @@ func (x *Reply) GetPosition() *Position {
 	return nil
 }
 
+func (x *Reply) GetFrom() *Position {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Reply) GetReplayed() uint32 {
+	if x != nil {
+		return x.Replayed
+	}
+	return 0
+}
+
+// Digest tells the position of a subscribed topic that has moved since the last digest. A gateway that is behind it
+// has lost something.
+type Digest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Position      *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digest) Reset() {
+	*x = Digest{}
+	mi := &file_link_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digest) ProtoMessage() {}
+
+func (x *Digest) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digest.ProtoReflect.Descriptor instead.
+func (*Digest) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Digest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Digest) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+// Sealed is the last word about a topic from this server: it goes no further here than the position, and on at the
+// server that the ring of this version gives it to.
+type Sealed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Position      *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	RingVersion   uint64                 `protobuf:"varint,3,opt,name=ring_version,json=ringVersion,proto3" json:"ring_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sealed) Reset() {
+	*x = Sealed{}
+	mi := &file_link_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sealed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sealed) ProtoMessage() {}
+
+func (x *Sealed) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sealed.ProtoReflect.Descriptor instead.
+func (*Sealed) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Sealed) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Sealed) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+func (x *Sealed) GetRingVersion() uint64 {
+	if x != nil {
+		return x.RingVersion
+	}
+	return 0
+}
+
 // Message is one message of a topic that the gateway has subscribed. It goes once to each gateway, however many
 // subscribers it has there.
 type Message struct {
@@ -1089,7 +1503,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_link_proto_msgTypes[14]
+	mi := &file_link_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1515,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[14]
+	mi := &file_link_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1528,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{14}
+	return file_link_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Message) GetTopic() string {
@@ -1152,6 +1566,302 @@ func (x *Message) GetBinary() bool {
 	return false
 }
 
+// Wants is what the taking side of a Handover says.
+type Wants struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first: who asks, and the rings it knows, the newest first. The other side takes the newest if it is newer than its own.
+	Server string  `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Rings  []*Ring `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
+	// Later ones: a topic to hand over now, and topics whose state has arrived and may be forgotten.
+	Pull          []string `protobuf:"bytes,3,rep,name=pull,proto3" json:"pull,omitempty"`
+	Taken         []string `protobuf:"bytes,4,rep,name=taken,proto3" json:"taken,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wants) Reset() {
+	*x = Wants{}
+	mi := &file_link_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wants) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wants) ProtoMessage() {}
+
+func (x *Wants) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wants.ProtoReflect.Descriptor instead.
+func (*Wants) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Wants) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Wants) GetRings() []*Ring {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+func (x *Wants) GetPull() []string {
+	if x != nil {
+		return x.Pull
+	}
+	return nil
+}
+
+func (x *Wants) GetTaken() []string {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+// Gives is what the giving side of a Handover says.
+type Gives struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first: the rings it knows, and every topic it has that belongs to the other side.
+	Rings   []*Ring  `protobuf:"bytes,1,rep,name=rings,proto3" json:"rings,omitempty"`
+	Offers  []string `protobuf:"bytes,2,rep,name=offers,proto3" json:"offers,omitempty"`
+	Offered bool     `protobuf:"varint,3,opt,name=offered,proto3" json:"offered,omitempty"` // offers is complete
+	// Later ones: the state of a topic that was pulled.
+	State         *TopicState `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gives) Reset() {
+	*x = Gives{}
+	mi := &file_link_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gives) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gives) ProtoMessage() {}
+
+func (x *Gives) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gives.ProtoReflect.Descriptor instead.
+func (*Gives) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Gives) GetRings() []*Ring {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+func (x *Gives) GetOffers() []string {
+	if x != nil {
+		return x.Offers
+	}
+	return nil
+}
+
+func (x *Gives) GetOffered() bool {
+	if x != nil {
+		return x.Offered
+	}
+	return false
+}
+
+func (x *Gives) GetState() *TopicState {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+// TopicState is all that a topic server knows of a topic but its subscribers, who come back by themselves.
+type TopicState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Position      *Position              `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	History       [][]byte               `protobuf:"bytes,3,rep,name=history,proto3" json:"history,omitempty"`                // encoded DownItems, oldest first, the last one at position
+	Ids           []*PublishID           `protobuf:"bytes,4,rep,name=ids,proto3" json:"ids,omitempty"`                        // oldest first
+	Absent        bool                   `protobuf:"varint,5,opt,name=absent,proto3" json:"absent,omitempty"`                 // the server has no such topic
+	MovedTo       string                 `protobuf:"bytes,6,opt,name=moved_to,json=movedTo,proto3" json:"moved_to,omitempty"` // … because it has given it to this server
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicState) Reset() {
+	*x = TopicState{}
+	mi := &file_link_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicState) ProtoMessage() {}
+
+func (x *TopicState) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
+func (*TopicState) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *TopicState) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicState) GetPosition() *Position {
+	if x != nil {
+		return x.Position
+	}
+	return nil
+}
+
+func (x *TopicState) GetHistory() [][]byte {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+func (x *TopicState) GetIds() []*PublishID {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *TopicState) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+func (x *TopicState) GetMovedTo() string {
+	if x != nil {
+		return x.MovedTo
+	}
+	return ""
+}
+
+// PublishID is one entry of a topic's id window.
+type PublishID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	High          uint64                 `protobuf:"fixed64,1,opt,name=high,proto3" json:"high,omitempty"`
+	Low           uint64                 `protobuf:"fixed64,2,opt,name=low,proto3" json:"low,omitempty"`
+	Content       uint64                 `protobuf:"fixed64,3,opt,name=content,proto3" json:"content,omitempty"` // hash of event and payload
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishID) Reset() {
+	*x = PublishID{}
+	mi := &file_link_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishID) ProtoMessage() {}
+
+func (x *PublishID) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishID.ProtoReflect.Descriptor instead.
+func (*PublishID) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PublishID) GetHigh() uint64 {
+	if x != nil {
+		return x.High
+	}
+	return 0
+}
+
+func (x *PublishID) GetLow() uint64 {
+	if x != nil {
+		return x.Low
+	}
+	return 0
+}
+
+func (x *PublishID) GetContent() uint64 {
+	if x != nil {
+		return x.Content
+	}
+	return 0
+}
+
+func (x *PublishID) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 var File_link_proto protoreflect.FileDescriptor
 
 const file_link_proto_rawDesc = "" +
@@ -1162,22 +1872,28 @@ const file_link_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"4\n" +
 	"\x02Up\x12.\n" +
-	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\xd7\x02\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\xb3\x03\n" +
 	"\x06UpItem\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ringcast.link.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1b.ringcast.link.v1.SubscribeH\x00R\tsubscribe\x12A\n" +
 	"\vunsubscribe\x18\x03 \x01(\v2\x1d.ringcast.link.v1.UnsubscribeH\x00R\vunsubscribe\x12,\n" +
 	"\x04join\x18\x04 \x01(\v2\x16.ringcast.link.v1.JoinH\x00R\x04join\x12/\n" +
 	"\x05leave\x18\x05 \x01(\v2\x17.ringcast.link.v1.LeaveH\x00R\x05leave\x125\n" +
-	"\apublish\x18\x06 \x01(\v2\x19.ringcast.link.v1.PublishH\x00R\apublishB\x06\n" +
+	"\apublish\x18\x06 \x01(\v2\x19.ringcast.link.v1.PublishH\x00R\apublish\x12,\n" +
+	"\x04ping\x18\a \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
+	"\x04ring\x18\b \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ringB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\xe8\x01\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\xac\x03\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
 	"\x05reply\x18\x03 \x01(\v2\x17.ringcast.link.v1.ReplyH\x00R\x05reply\x125\n" +
-	"\amessage\x18\x04 \x01(\v2\x19.ringcast.link.v1.MessageH\x00R\amessageB\x06\n" +
+	"\amessage\x18\x04 \x01(\v2\x19.ringcast.link.v1.MessageH\x00R\amessage\x12,\n" +
+	"\x04ping\x18\x05 \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
+	"\x04ring\x18\x06 \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x122\n" +
+	"\x06digest\x18\a \x01(\v2\x18.ringcast.link.v1.DigestH\x00R\x06digest\x122\n" +
+	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealedB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -1194,10 +1910,20 @@ const file_link_proto_rawDesc = "" +
 	"\tring_hash\x18\x04 \x01(\x06R\bringHash\"M\n" +
 	"\aRefusal\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
-	"\x06detail\x18\x02 \x01(\tR\x06detail\"3\n" +
+	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x06\n" +
+	"\x04Ping\"X\n" +
+	"\x04Ring\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x126\n" +
+	"\aservers\x18\x02 \x03(\v2\x1c.ringcast.link.v1.RingServerR\aservers\"H\n" +
+	"\n" +
+	"RingServer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\tR\x04addr\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\"e\n" +
 	"\tSubscribe\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\"#\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x120\n" +
+	"\x05since\x18\x03 \x03(\v2\x1a.ringcast.link.v1.PositionR\x05since\"#\n" +
 	"\vUnsubscribe\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\"<\n" +
 	"\x04Join\x12\x14\n" +
@@ -1209,24 +1935,58 @@ const file_link_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x02 \x01(\x06R\n" +
-	"subscriber\"y\n" +
+	"subscriber\"\xa9\x01\n" +
 	"\aPublish\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
 	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
-	"\x06binary\x18\x05 \x01(\bR\x06binary\"\x95\x01\n" +
+	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x17\n" +
+	"\aid_high\x18\x06 \x01(\x06R\x06idHigh\x12\x15\n" +
+	"\x06id_low\x18\a \x01(\x06R\x05idLow\"\xe1\x01\n" +
 	"\x05Reply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x126\n" +
-	"\bposition\x18\x04 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"\x9f\x01\n" +
+	"\bposition\x18\x04 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12.\n" +
+	"\x04from\x18\x05 \x01(\v2\x1a.ringcast.link.v1.PositionR\x04from\x12\x1a\n" +
+	"\breplayed\x18\x06 \x01(\rR\breplayed\"V\n" +
+	"\x06Digest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
+	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"y\n" +
+	"\x06Sealed\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
+	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12!\n" +
+	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\x9f\x01\n" +
 	"\aMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12\x14\n" +
 	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
-	"\x06binary\x18\x05 \x01(\bR\x06binary*\xb7\x01\n" +
+	"\x06binary\x18\x05 \x01(\bR\x06binary\"w\n" +
+	"\x05Wants\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
+	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x12\n" +
+	"\x04pull\x18\x03 \x03(\tR\x04pull\x12\x14\n" +
+	"\x05taken\x18\x04 \x03(\tR\x05taken\"\x9b\x01\n" +
+	"\x05Gives\x12,\n" +
+	"\x05rings\x18\x01 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x16\n" +
+	"\x06offers\x18\x02 \x03(\tR\x06offers\x12\x18\n" +
+	"\aoffered\x18\x03 \x01(\bR\aoffered\x122\n" +
+	"\x05state\x18\x04 \x01(\v2\x1c.ringcast.link.v1.TopicStateR\x05state\"\xd6\x01\n" +
+	"\n" +
+	"TopicState\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
+	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12\x18\n" +
+	"\ahistory\x18\x03 \x03(\fR\ahistory\x12-\n" +
+	"\x03ids\x18\x04 \x03(\v2\x1b.ringcast.link.v1.PublishIDR\x03ids\x12\x16\n" +
+	"\x06absent\x18\x05 \x01(\bR\x06absent\x12\x19\n" +
+	"\bmoved_to\x18\x06 \x01(\tR\amovedTo\"c\n" +
+	"\tPublishID\x12\x12\n" +
+	"\x04high\x18\x01 \x01(\x06R\x04high\x12\x10\n" +
+	"\x03low\x18\x02 \x01(\x06R\x03low\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\x06R\acontent\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset*\xc6\x01\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -1240,9 +2000,11 @@ const file_link_proto_rawDesc = "" +
 	"\rRING_CONFLICT\x10\b\x12\f\n" +
 	"\bINTERNAL\x10\t\x12\x13\n" +
 	"\x0fUNKNOWN_OUTCOME\x10\n" +
-	"2A\n" +
+	"\x12\r\n" +
+	"\tID_REUSED\x10\v2\x83\x01\n" +
 	"\x05Links\x128\n" +
-	"\x04Link\x12\x14.ringcast.link.v1.Up\x1a\x16.ringcast.link.v1.Down(\x010\x01B+Z)github.com/ringcast/ringcast/proto/linkpbb\x06proto3"
+	"\x04Link\x12\x14.ringcast.link.v1.Up\x1a\x16.ringcast.link.v1.Down(\x010\x01\x12@\n" +
+	"\bHandover\x12\x17.ringcast.link.v1.Wants\x1a\x17.ringcast.link.v1.Gives(\x010\x01B+Z)github.com/ringcast/ringcast/proto/linkpbb\x06proto3"
 
 var (
 	file_link_proto_rawDescOnce sync.Once
@@ -1257,7 +2019,7 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_link_proto_goTypes = []any{
 	(Code)(0),           // 0: ringcast.link.v1.Code
 	(*Position)(nil),    // 1: ringcast.link.v1.Position
@@ -1268,38 +2030,65 @@ var file_link_proto_goTypes = []any{
 	(*Hello)(nil),       // 6: ringcast.link.v1.Hello
 	(*Welcome)(nil),     // 7: ringcast.link.v1.Welcome
 	(*Refusal)(nil),     // 8: ringcast.link.v1.Refusal
-	(*Subscribe)(nil),   // 9: ringcast.link.v1.Subscribe
-	(*Unsubscribe)(nil), // 10: ringcast.link.v1.Unsubscribe
-	(*Join)(nil),        // 11: ringcast.link.v1.Join
-	(*Leave)(nil),       // 12: ringcast.link.v1.Leave
-	(*Publish)(nil),     // 13: ringcast.link.v1.Publish
-	(*Reply)(nil),       // 14: ringcast.link.v1.Reply
-	(*Message)(nil),     // 15: ringcast.link.v1.Message
+	(*Ping)(nil),        // 9: ringcast.link.v1.Ping
+	(*Ring)(nil),        // 10: ringcast.link.v1.Ring
+	(*RingServer)(nil),  // 11: ringcast.link.v1.RingServer
+	(*Subscribe)(nil),   // 12: ringcast.link.v1.Subscribe
+	(*Unsubscribe)(nil), // 13: ringcast.link.v1.Unsubscribe
+	(*Join)(nil),        // 14: ringcast.link.v1.Join
+	(*Leave)(nil),       // 15: ringcast.link.v1.Leave
+	(*Publish)(nil),     // 16: ringcast.link.v1.Publish
+	(*Reply)(nil),       // 17: ringcast.link.v1.Reply
+	(*Digest)(nil),      // 18: ringcast.link.v1.Digest
+	(*Sealed)(nil),      // 19: ringcast.link.v1.Sealed
+	(*Message)(nil),     // 20: ringcast.link.v1.Message
+	(*Wants)(nil),       // 21: ringcast.link.v1.Wants
+	(*Gives)(nil),       // 22: ringcast.link.v1.Gives
+	(*TopicState)(nil),  // 23: ringcast.link.v1.TopicState
+	(*PublishID)(nil),   // 24: ringcast.link.v1.PublishID
 }
 var file_link_proto_depIdxs = []int32{
 	3,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
 	6,  // 1: ringcast.link.v1.UpItem.hello:type_name -> ringcast.link.v1.Hello
-	9,  // 2: ringcast.link.v1.UpItem.subscribe:type_name -> ringcast.link.v1.Subscribe
-	10, // 3: ringcast.link.v1.UpItem.unsubscribe:type_name -> ringcast.link.v1.Unsubscribe
-	11, // 4: ringcast.link.v1.UpItem.join:type_name -> ringcast.link.v1.Join
-	12, // 5: ringcast.link.v1.UpItem.leave:type_name -> ringcast.link.v1.Leave
-	13, // 6: ringcast.link.v1.UpItem.publish:type_name -> ringcast.link.v1.Publish
-	5,  // 7: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	7,  // 8: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	8,  // 9: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	14, // 10: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	15, // 11: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	0,  // 12: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	0,  // 13: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	1,  // 14: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	1,  // 15: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	2,  // 16: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	4,  // 17: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	12, // 2: ringcast.link.v1.UpItem.subscribe:type_name -> ringcast.link.v1.Subscribe
+	13, // 3: ringcast.link.v1.UpItem.unsubscribe:type_name -> ringcast.link.v1.Unsubscribe
+	14, // 4: ringcast.link.v1.UpItem.join:type_name -> ringcast.link.v1.Join
+	15, // 5: ringcast.link.v1.UpItem.leave:type_name -> ringcast.link.v1.Leave
+	16, // 6: ringcast.link.v1.UpItem.publish:type_name -> ringcast.link.v1.Publish
+	9,  // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
+	10, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
+	5,  // 9: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	7,  // 10: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	8,  // 11: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	17, // 12: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	20, // 13: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	9,  // 14: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	10, // 15: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	18, // 16: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	19, // 17: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	0,  // 18: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	11, // 19: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	1,  // 20: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	0,  // 21: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	1,  // 22: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	1,  // 23: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	1,  // 24: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	1,  // 25: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	1,  // 26: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	10, // 27: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	10, // 28: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	23, // 29: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	1,  // 30: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	24, // 31: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	2,  // 32: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	21, // 33: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	4,  // 34: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	22, // 35: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	34, // [34:36] is the sub-list for method output_type
+	32, // [32:34] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -1314,12 +2103,18 @@ func file_link_proto_init() {
 		(*UpItem_Join)(nil),
 		(*UpItem_Leave)(nil),
 		(*UpItem_Publish)(nil),
+		(*UpItem_Ping)(nil),
+		(*UpItem_Ring)(nil),
 	}
 	file_link_proto_msgTypes[4].OneofWrappers = []any{
 		(*DownItem_Welcome)(nil),
 		(*DownItem_Refusal)(nil),
 		(*DownItem_Reply)(nil),
 		(*DownItem_Message)(nil),
+		(*DownItem_Ping)(nil),
+		(*DownItem_Ring)(nil),
+		(*DownItem_Digest)(nil),
+		(*DownItem_Sealed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1327,7 +2122,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

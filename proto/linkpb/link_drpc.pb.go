@@ -39,6 +39,7 @@ type DRPCLinksClient interface {
 	DRPCConn() drpc.Conn
 
 	Link(ctx context.Context) (DRPCLinks_LinkClient, error)
+	Handover(ctx context.Context) (DRPCLinks_HandoverClient, error)
 }
 
 type drpcLinksClient struct {
@@ -90,8 +91,48 @@ func (x *drpcLinks_LinkClient) RecvMsg(m *Down) error {
 	return x.MsgRecv(m, drpcEncoding_File_link_proto{})
 }
 
+func (c *drpcLinksClient) Handover(ctx context.Context) (DRPCLinks_HandoverClient, error) {
+	stream, err := c.cc.NewStream(ctx, "/ringcast.link.v1.Links/Handover", drpcEncoding_File_link_proto{})
+	if err != nil {
+		return nil, err
+	}
+	x := &drpcLinks_HandoverClient{stream}
+	return x, nil
+}
+
+type DRPCLinks_HandoverClient interface {
+	drpc.Stream
+	Send(*Wants) error
+	Recv() (*Gives, error)
+}
+
+type drpcLinks_HandoverClient struct {
+	drpc.Stream
+}
+
+func (x *drpcLinks_HandoverClient) GetStream() drpc.Stream {
+	return x.Stream
+}
+
+func (x *drpcLinks_HandoverClient) Send(m *Wants) error {
+	return x.MsgSend(m, drpcEncoding_File_link_proto{})
+}
+
+func (x *drpcLinks_HandoverClient) Recv() (*Gives, error) {
+	m := new(Gives)
+	if err := x.MsgRecv(m, drpcEncoding_File_link_proto{}); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (x *drpcLinks_HandoverClient) RecvMsg(m *Gives) error {
+	return x.MsgRecv(m, drpcEncoding_File_link_proto{})
+}
+
 type DRPCLinksServer interface {
 	Link(DRPCLinks_LinkStream) error
+	Handover(DRPCLinks_HandoverStream) error
 }
 
 type DRPCLinksUnimplementedServer struct{}
@@ -100,9 +141,13 @@ func (s *DRPCLinksUnimplementedServer) Link(DRPCLinks_LinkStream) error {
 	return drpcerr.WithCode(errors.New("Unimplemented"), drpcerr.Unimplemented)
 }
 
+func (s *DRPCLinksUnimplementedServer) Handover(DRPCLinks_HandoverStream) error {
+	return drpcerr.WithCode(errors.New("Unimplemented"), drpcerr.Unimplemented)
+}
+
 type DRPCLinksDescription struct{}
 
-func (DRPCLinksDescription) NumMethods() int { return 1 }
+func (DRPCLinksDescription) NumMethods() int { return 2 }
 
 func (DRPCLinksDescription) Method(n int) (string, drpc.Encoding, drpc.Receiver, interface{}, bool) {
 	switch n {
@@ -114,6 +159,14 @@ func (DRPCLinksDescription) Method(n int) (string, drpc.Encoding, drpc.Receiver,
 						&drpcLinks_LinkStream{in1.(drpc.Stream)},
 					)
 			}, DRPCLinksServer.Link, true
+	case 1:
+		return "/ringcast.link.v1.Links/Handover", drpcEncoding_File_link_proto{},
+			func(srv interface{}, ctx context.Context, in1, in2 interface{}) (drpc.Message, error) {
+				return nil, srv.(DRPCLinksServer).
+					Handover(
+						&drpcLinks_HandoverStream{in1.(drpc.Stream)},
+					)
+			}, DRPCLinksServer.Handover, true
 	default:
 		return "", nil, nil, nil, false
 	}
@@ -150,5 +203,35 @@ func (x *drpcLinks_LinkStream) Recv() (*Up, error) {
 }
 
 func (x *drpcLinks_LinkStream) RecvMsg(m *Up) error {
+	return x.MsgRecv(m, drpcEncoding_File_link_proto{})
+}
+
+type DRPCLinks_HandoverStream interface {
+	drpc.Stream
+	Send(*Gives) error
+	Recv() (*Wants, error)
+}
+
+type drpcLinks_HandoverStream struct {
+	drpc.Stream
+}
+
+func (x *drpcLinks_HandoverStream) GetStream() drpc.Stream {
+	return x.Stream
+}
+
+func (x *drpcLinks_HandoverStream) Send(m *Gives) error {
+	return x.MsgSend(m, drpcEncoding_File_link_proto{})
+}
+
+func (x *drpcLinks_HandoverStream) Recv() (*Wants, error) {
+	m := new(Wants)
+	if err := x.MsgRecv(m, drpcEncoding_File_link_proto{}); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (x *drpcLinks_HandoverStream) RecvMsg(m *Wants) error {
 	return x.MsgRecv(m, drpcEncoding_File_link_proto{})
 }

@@ -43,6 +43,8 @@ type Config struct {
 	MaxQueued int
 	// WriteTimeout ends a lane whose peer takes no byte for so long. Default 5 s.
 	WriteTimeout time.Duration
+	// Silence ends a greeted lane whose peer sends nothing for so long. Gateways ping, topic servers answer. Default 3 s.
+	Silence time.Duration
 	// HelloTimeout ends a lane that is not greeted for so long. Default 5 s.
 	HelloTimeout time.Duration
 }
@@ -54,12 +56,17 @@ func (c Config) withDefaults() Config {
 	if c.WriteTimeout <= 0 {
 		c.WriteTimeout = 5 * time.Second
 	}
+	if c.Silence <= 0 {
+		c.Silence = 3 * time.Second
+	}
 	if c.HelloTimeout <= 0 {
 		c.HelloTimeout = 5 * time.Second
 	}
 	return c
 }
 
+// managerOptions leaves ManualFlush alone: a stream that both ends use at once deadlocks with it, since its MsgRecv
+// flushes first. Batches spare the same system calls.
 func managerOptions() drpcmanager.Options {
 	return drpcmanager.Options{
 		WriterBufferSize: 16 << 10,
@@ -74,10 +81,7 @@ type Lane struct {
 
 	stream drpc.Stream
 	conn   *conn
-
-	// Nil at the accepting end, where Serve has their part.
-	dialed *drpcconn.Conn
-	cancel context.CancelFunc
+	dialed *drpcconn.Conn // nil at the accepting end, where Serve has its part
 }
 
 // Dial opens a lane to a topic server and sends the hello. The first item received is the server's Welcome or
@@ -94,17 +98,18 @@ func Dial(ctx context.Context, addr string, cfg Config, hello *linkpb.Hello) (*L
 }
 
 func open(ctx context.Context, nc net.Conn, cfg Config, hello *linkpb.Hello) (*Lane, error) {
-	c := newConn(nc, cfg)
-	c.expectHello(cfg.HelloTimeout)
-	dc := drpcconn.NewWithOptions(c, drpcconn.Options{Manager: managerOptions()})
 	ctx, cancel := context.WithCancel(ctx)
+	c := newConn(nc, cfg, cancel)
+	dc := drpcconn.NewWithOptions(c, drpcconn.Options{Manager: managerOptions()})
 	rpc, err := linkpb.NewDRPCLinksClient(dc).Link(ctx)
 	if err != nil {
-		cancel()
 		_ = dc.Close()
-		return nil, fmt.Errorf("link: open stream: %w", err)
+		if why := c.reason(); why != nil {
+			err = why
+		}
+		return nil, fmt.Errorf("link: open lane: %w", err)
 	}
-	l := &Lane{stream: rpc, conn: c, dialed: dc, cancel: cancel}
+	l := &Lane{stream: rpc, conn: c, dialed: dc}
 	l.init(rpc, c)
 	l.Append(linkpb.KindHello, hello)
 	l.Flush()
@@ -129,8 +134,8 @@ func (l *Lane) Refuse(code linkpb.Code, detail string) {
 // while they do. An error of item ends the lane, and batch is not called for that batch.
 //
 // Receive returns why the lane ended, never nil: the error of item, ErrSlowPeer, ErrNotGreeted, io.EOF if the peer
-// closed the lane, ctx's error if Dial's ctx was canceled, each perhaps wrapped; or whatever else befell the
-// connection. A panic of item or batch ends the lane and goes on in the caller of Receive.
+// closed the lane, net.ErrClosed after Close, ctx's error if the ctx of Dial or Serve was canceled, each perhaps
+// wrapped; or whatever else befell the connection. A panic of item or batch ends the lane and goes on in the caller of Receive.
 func (l *Lane) Receive(item func(kind linkpb.Kind, body []byte) error, batch func()) error {
 	in := &inbound{item: item, batch: batch}
 	for {
@@ -152,12 +157,9 @@ func (l *Lane) Receive(item func(kind linkpb.Kind, body []byte) error, batch fun
 }
 
 // Close ends the lane at once. What is queued is lost. Any goroutine may call it, more than once; it does not wait.
-func (l *Lane) Close() {
-	_ = l.conn.Close()
-	if l.cancel != nil {
-		l.cancel()
-	}
-}
+func (l *Lane) Close() { l.conn.fail(errClosed) }
+
+var errClosed = fmt.Errorf("link: lane closed: %w", net.ErrClosed)
 
 // join waits for the goroutines of a closed lane. They may wait for the receiver, so it is for the receiver to call.
 func (l *Lane) join() {

@@ -26,12 +26,29 @@ type ServeConfig struct {
 	// Handle serves one lane: it calls lane.Receive and returns when that does. The first item must be a Hello, upon
 	// which it calls lane.Greeted or lane.Refuse. A panic in it is logged and ends the lane only. Required.
 	Handle func(lane *Lane)
-	Log    *zap.Logger // default none
+	// Handover serves one handover to another topic server. Nil refuses them.
+	Handover func(*Handover) error
+	Log      *zap.Logger // default none
 }
 
 // Serve accepts lanes on lis until ctx is canceled, then closes them and returns when every Handle has returned. It
 // closes lis. It returns an error only when lis fails.
 func Serve(ctx context.Context, lis net.Listener, cfg ServeConfig) error {
+	s, err := newServer(cfg)
+	if err != nil {
+		return err
+	}
+	return s.accept(ctx, lis)
+}
+
+type server struct {
+	cfg     ServeConfig
+	rpc     *drpcserver.Server
+	lanes   atomic.Int64
+	refused rateLimited
+}
+
+func newServer(cfg ServeConfig) (*server, error) {
 	cfg.Config = cfg.Config.withDefaults()
 	if cfg.MaxLanes <= 0 {
 		cfg.MaxLanes = 4096
@@ -42,17 +59,10 @@ func Serve(ctx context.Context, lis net.Listener, cfg ServeConfig) error {
 	s := &server{cfg: cfg}
 	mux := drpcmux.New()
 	if err := linkpb.DRPCRegisterLinks(mux, s); err != nil {
-		return fmt.Errorf("link: register: %w", err)
+		return nil, fmt.Errorf("link: register: %w", err)
 	}
 	s.rpc = drpcserver.NewWithOptions(mux, drpcserver.Options{Manager: managerOptions()})
-	return s.accept(ctx, lis)
-}
-
-type server struct {
-	cfg     ServeConfig
-	rpc     *drpcserver.Server
-	lanes   atomic.Int64
-	refused rateLimited
+	return s, nil
 }
 
 func (s *server) accept(ctx context.Context, lis net.Listener) error {
@@ -96,8 +106,9 @@ func (s *server) accept(ctx context.Context, lis net.Listener) error {
 
 // serveConn serves the one stream of a connection.
 func (s *server) serveConn(ctx context.Context, nc net.Conn) {
-	c := newConn(nc, s.cfg.Config)
-	c.expectHello(s.cfg.HelloTimeout)
+	// Closing the connection cancels ctx, since dRPC may be waiting for something else than the connection.
+	serving, cancel := context.WithCancel(ctx)
+	c := newConn(nc, s.cfg.Config, cancel)
 	defer c.drains.Wait()
 	defer c.Close()
 	defer func() {
@@ -106,8 +117,8 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 			s.logPanic(p)
 		}
 	}()
-	err := s.rpc.ServeOne(ctx, c)
-	if c.unproven < 0 || c.refused || ctx.Err() != nil {
+	err := s.rpc.ServeOne(serving, c)
+	if c.unproven.Load() < 0 || c.refused || ctx.Err() != nil {
 		return
 	}
 	if why := c.reason(); why != nil {
@@ -132,11 +143,33 @@ func (s *server) Link(stream linkpb.DRPCLinks_LinkStream) error {
 	if !ok {
 		return errors.New("link: stream has no connection of ours")
 	}
+	if c.served {
+		// A peer that begins another stream ends the first. dRPC may offer the second before it sees the connection
+		// closed.
+		return errors.New("link: second stream on one connection")
+	}
+	c.served = true
 	lane := &Lane{stream: stream, conn: c}
 	lane.init(stream, c)
 	s.cfg.Handle(lane)
 	// One stream is the whole life of a connection, and what a handler returns would go to the peer as text.
 	lane.Close()
+	return nil
+}
+
+// Handover implements linkpb.DRPCLinksServer.
+func (s *server) Handover(stream linkpb.DRPCLinks_HandoverStream) error {
+	tr, _ := drpcctx.Transport(stream.Context())
+	c, ok := tr.(*conn)
+	if !ok || c.served || s.cfg.Handover == nil {
+		return errors.New("link: no handovers here")
+	}
+	c.served = true
+	err := s.cfg.Handover(&Handover{stream: stream, conn: c})
+	if err != nil && stream.Context().Err() == nil {
+		s.cfg.Log.Warn("handover ended", zap.Stringer("peer", c.RemoteAddr()), zap.Error(err))
+	}
+	_ = c.Close()
 	return nil
 }
 

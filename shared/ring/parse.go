@@ -20,15 +20,30 @@ import (
 // An error about the content is an *Error. Other errors wrap the cause, so errors.Is(err, fs.ErrNotExist) works; their
 // text names the file and what was tried: "ring file /etc/ring.yaml: open: no such file or directory".
 func Load(path string) (*Ring, error) {
-	data, err := read(path)
+	data, err := readNamed(path)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
-			return nil, fmt.Errorf("ring file %s: %s: %w", path, pe.Op, pe.Err)
-		}
-		return nil, fmt.Errorf("ring file %s: %w", path, err)
+		return nil, err
 	}
 	return Parse(path, data)
+}
+
+// readNamed is read with errors that name the file and what was tried.
+func readNamed(path string) ([]byte, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, named(path, err)
+	}
+	return data, nil
+}
+
+// named says of err which ring file it is about. A path that err names itself is left out: it is the same one, or
+// that of a file nobody asked for.
+func named(path string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("ring file %s: %s: %w", path, pe.Op, pe.Err)
+	}
+	return fmt.Errorf("ring file %s: %w", path, err)
 }
 
 func read(path string) ([]byte, error) {
@@ -51,20 +66,30 @@ func read(path string) ([]byte, error) {
 // is strict: a field it does not know, a field given twice, a wrong type, an anchor or alias, a second document, or a
 // value out of bounds refuses the whole file, with an *Error that names every such problem.
 func Parse(path string, data []byte) (*Ring, error) {
-	var rep report
-	rep.checkText(data)
-	if err := rep.err(path); err != nil {
-		return nil, err
-	}
-	root := rep.document(data)
-	if err := rep.err(path); err != nil {
-		return nil, err
-	}
-	f := rep.file(root)
-	if err := rep.err(path); err != nil {
+	f, _, err := parse(path, data)
+	if err != nil {
 		return nil, err
 	}
 	return build(f), nil
+}
+
+// parse is Parse without building the ring. The root is that of the one document in data; its nodes say where things
+// stand.
+func parse(path string, data []byte) (f file, root *yaml.Node, err error) {
+	var rep report
+	rep.checkText(data)
+	if err := rep.err(path); err != nil {
+		return file{}, nil, err
+	}
+	root = rep.document(data)
+	if err := rep.err(path); err != nil {
+		return file{}, nil, err
+	}
+	f = rep.file(root)
+	if err := rep.err(path); err != nil {
+		return file{}, nil, err
+	}
+	return f, root, nil
 }
 
 // checkText reports what keeps data from being YAML text at all, before the YAML parser sees it: that one would
@@ -157,11 +182,14 @@ func (r *report) file(root *yaml.Node) file {
 		r.add(at(root), "want the fields version and servers, found %s", kind(root))
 		return f
 	}
-	fields := r.fields(root, "the file", "version", "servers")
+	fields := r.fields(root, "the file", "version", "servers", "force")
 	if n := fields["version"]; n == nil {
 		r.add(at(root), "version is missing: the first version is 1, every edit raises it")
 	} else {
 		f.version = r.version(n)
+	}
+	if n := fields["force"]; n != nil {
+		f.force = r.force(n)
 	}
 	n := fields["servers"]
 	switch {
@@ -289,6 +317,16 @@ func (r *report) version(n *yaml.Node) uint64 {
 		r.add(at(n), "version %s: want plain decimal digits", quote(n.Value))
 	}
 	return v
+}
+
+func (r *report) force(n *yaml.Node) bool {
+	if !r.plain(n) {
+		return false
+	}
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" || n.Value != "true" && n.Value != "false" {
+		r.add(at(n), "force: want true or false, found %s", kind(n))
+	}
+	return n.Value == "true"
 }
 
 func (r *report) weight(n *yaml.Node, owner string) (int, bool) {

@@ -114,11 +114,11 @@ func TestParseReportsShape(t *testing.T) {
 		{"server is nothing", one(""), "3:4: server number 1: want the fields id and addr, found nothing"},
 		{"truncated in addr", one("id: a\n    addr: 127.0"), "4:11: server \"a\": addr: want text, found the number 127.0; quotes make it text"},
 		{"unknown fields", "version: 1\nvnodes: 3\nservers: [{id: a, addr: 'h:1', wieght: 2}]",
-			"2:1: the file has an unknown field \"vnodes\": known are version, servers\n" +
+			"2:1: the file has an unknown field \"vnodes\": known are version, servers, force\n" +
 				"3:32: server number 1 has an unknown field \"wieght\": known are id, addr, weight"},
 		{"long hostile field name", "\"" + strings.Repeat("\\e[2J", 30) + "\": 1\n" + good,
-			`1:1: the file has an unknown field "` + strings.Repeat(`\x1b[2J`, 16) + `"…: known are version, servers`},
-		{"field that is a list", "? [version]\n: 1\n" + good, "1:3: the file has an unknown field \"\": known are version, servers"},
+			`1:1: the file has an unknown field "` + strings.Repeat(`\x1b[2J`, 16) + `"…: known are version, servers, force`},
+		{"field that is a list", "? [version]\n: 1\n" + good, "1:3: the file has an unknown field \"\": known are version, servers, force"},
 		{"merge key", "version: 1\nservers: [{<<: {id: a}, addr: 'h:1'}]",
 			"2:11: server number 1: id is missing\n2:12: server number 1 has an unknown field \"<<\": known are id, addr, weight"},
 		{"field twice", "version: 1\nversion: 2\nservers: [{id: a, addr: 'h:1', id: b}]",
@@ -155,6 +155,35 @@ func TestParseReportsVersion(t *testing.T) {
 		{"version in hex", "version: 0x1F\nservers: [{id: a, addr: 'h:1'}]", "1:10: version \"0x1F\": want plain decimal digits"},
 		{"version tagged as number", "version: !!int \"\\e\"\nservers: [{id: a, addr: 'h:1'}]", "1:10: version \"\\x1b\": want plain decimal digits"},
 	})
+}
+
+func TestParseReportsForce(t *testing.T) {
+	checkReports(t, []refusal{
+		{"yes", "force: yes\n" + good, "1:8: force: want true or false, found the text \"yes\""},
+		{"True", "force: True\n" + good, "1:8: force: want true or false, found the truth value True"},
+		{"1", "force: 1\n" + good, "1:8: force: want true or false, found the number 1"},
+		{"text", "force: 'true'\n" + good, "1:8: force: want true or false, found the text \"true\""},
+		{"nothing", "force:\n" + good, "1:7: force: want true or false, found nothing"},
+		{"list", "force: [true]\n" + good, "1:8: force: want true or false, found a list"},
+		{"anchor", "force: &f true\n" + good, "1:8: anchor &f: a ring file spells everything out"},
+		{"twice", "force: true\n" + good + "force: true\n", "8:1: the file has the field force twice: first on line 1"},
+	})
+}
+
+func TestForceIsReadAndNotHashed(t *testing.T) {
+	for data, want := range map[string]bool{good: false, good + "force: false\n": false, "force: true\n" + good: true} {
+		r, err := Parse("x", []byte(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Forced() != want {
+			t.Errorf("Forced() = %v for\n%s", r.Forced(), data)
+		}
+		// This is how a peer builds the ring again from what it was told.
+		if told := mustNew(t, r.Version(), r.Servers()); told.Hash() != r.Hash() || told.Forced() {
+			t.Errorf("hash %x, forced %v; want %x, false", told.Hash(), told.Forced(), r.Hash())
+		}
+	}
 }
 
 func TestParseReportsServers(t *testing.T) {
@@ -196,6 +225,7 @@ func TestParseReportsAddresses(t *testing.T) {
 		"ts_1.svc.cluster.local.:1":     "",
 		"10.0.0.1:65535":                "",
 		"[fe80::1%eth0]:7101":           "",
+		"[fe80::1%a b]:1":               `zone "a b" is not the name of an interface`,
 		"h":                             "want host:port, e.g. 10.0.0.5:7101",
 		"":                              "want host:port, e.g. 10.0.0.5:7101",
 		"h:":                            `port "" is not a plain number`,

@@ -34,6 +34,7 @@ type Server struct {
 type Ring struct {
 	version uint64
 	hash    uint64
+	force   bool
 	servers []Server          // sorted by id
 	byID    map[string]int    // id → index in servers
 	members map[string]Server // virtual member → its server
@@ -70,6 +71,7 @@ func New(version uint64, servers []Server) (*Ring, error) {
 func build(f file) *Ring {
 	r := &Ring{
 		version: f.version,
+		force:   f.force,
 		servers: make([]Server, len(f.servers)),
 		byID:    make(map[string]int, len(f.servers)),
 		members: make(map[string]Server, len(f.servers)*pointsPerWeight),
@@ -105,10 +107,13 @@ func contentHash(sorted []Server) uint64 {
 // Version is the number in the ring file, at least 1. Every edit raises it; of two rings the higher one counts.
 func (r *Ring) Version() uint64 { return r.version }
 
-// Hash is a hash of the servers: ids, addresses and weights, in any order. The version is no part of it. Two rings
+// Hash is a hash of the servers: ids, addresses and weights, in any order. Version and force are no part of it. Two rings
 // of the same version and different hashes are a conflict: somebody edited the file without raising the version.
 // The value is stable across processes, platforms and releases.
 func (r *Ring) Hash() uint64 { return r.hash }
+
+// Forced says that the file has "force: true": it may remove more than half of the servers at once (see Follow).
+func (r *Ring) Forced() bool { return r.force }
 
 // Servers returns a copy of all servers, sorted by id.
 func (r *Ring) Servers() []Server { return slices.Clone(r.servers) }

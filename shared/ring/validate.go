@@ -72,6 +72,7 @@ type position struct{ line, column int }
 // vouches for them.
 type file struct {
 	version uint64
+	force   bool
 	servers []entry
 }
 
@@ -214,6 +215,10 @@ func canonicalAddr(addr string) (string, error) {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		if ip.IsUnspecified() {
 			return "", fmt.Errorf("%s is an address to listen on, not one to dial", host)
+		}
+		// The zone of an IPv6 address is any text to the library.
+		if ip.Zone() != "" && !idPattern.MatchString(ip.Zone()) {
+			return "", fmt.Errorf("zone %s is not the name of an interface", quote(ip.Zone()))
 		}
 		return net.JoinHostPort(ip.Unmap().String(), port), nil
 	}

@@ -1,0 +1,93 @@
+package ring
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// maxKnown is how many rings a Keeper remembers, the one in use included.
+const maxKnown = 4
+
+// Keeper holds the ring that a process uses, and the ones used before it, by which a new owner finds out who may have
+// a topic's past. Any goroutine may call its methods.
+type Keeper struct {
+	current atomic.Pointer[Ring]
+
+	mu    sync.Mutex
+	past  []*Ring // older than current, newest first
+	hooks Hooks
+}
+
+// Hooks are called at each change, one change at a time. They must not wait, nor call the Keeper.
+type Hooks struct {
+	// Changing is called before Current returns the next ring. known is what Known will return.
+	Changing func(known []*Ring)
+	// Changed is called after that.
+	Changed func(old, next *Ring)
+}
+
+// NewKeeper returns a Keeper of a first ring. Hooks may be nil.
+func NewKeeper(first *Ring, hooks Hooks) *Keeper {
+	if hooks.Changing == nil {
+		hooks.Changing = func([]*Ring) {}
+	}
+	if hooks.Changed == nil {
+		hooks.Changed = func(_, _ *Ring) {}
+	}
+	k := &Keeper{hooks: hooks}
+	k.current.Store(first)
+	return k
+}
+
+// Current returns the ring in use.
+func (k *Keeper) Current() *Ring { return k.current.Load() }
+
+// Known returns the rings that are known, the one in use first, then older and older ones.
+func (k *Keeper) Known() []*Ring {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]*Ring{k.current.Load()}, k.past...)
+}
+
+// Replace puts a ring to use that follows the current one by Follow's rules, whose error it returns otherwise.
+func (k *Keeper) Replace(next *Ring) error { return k.replace(next, false) }
+
+// Adopt is Replace for a ring that a peer uses. The peer has judged how much it moves.
+func (k *Keeper) Adopt(next *Ring) error { return k.replace(next, true) }
+
+func (k *Keeper) replace(next *Ring, judged bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.current.Load()
+	if err := old.Follow(next); err != nil && !(judged && errors.Is(err, ErrForce)) {
+		return err
+	}
+	k.rememberLocked(old)
+	k.hooks.Changing(append([]*Ring{next}, k.past...))
+	k.current.Store(next)
+	k.hooks.Changed(old, next)
+	return nil
+}
+
+// Learn remembers a ring that a peer knows, if it is older than the one in use. It reports whether it was news.
+func (k *Keeper) Learn(r *Ring) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r.version >= k.current.Load().version {
+		return false
+	}
+	return k.rememberLocked(r)
+}
+
+// rememberLocked puts a ring in its place among the past ones.
+func (k *Keeper) rememberLocked(r *Ring) bool {
+	at, known := slices.BinarySearchFunc(k.past, r, func(a, b *Ring) int { return int(int64(b.version - a.version)) })
+	if known || at >= maxKnown-1 {
+		return false
+	}
+	k.past = slices.Insert(k.past, at, r)
+	k.past = k.past[:min(len(k.past), maxKnown-1)]
+	return true
+}
