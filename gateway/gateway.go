@@ -24,7 +24,7 @@ import (
 const (
 	handshakeTimeout = 5 * time.Second
 	maxHeaderBytes   = 4096
-	closeRestart     = 1012 // RFC 6455 registry: service restart. Clients come back from it, not from 1000.
+	restartReason    = "gateway restarts" // with code 1012: clients come back from it, not from 1000
 )
 
 // Gateway is one gateway. Any goroutine may call its methods.
@@ -42,7 +42,8 @@ type Gateway struct {
 	stopping atomic.Bool
 }
 
-// New returns a gateway that routes by the ring. Serve starts its work; it must be called, since it also ends the
+// New returns a gateway that routes by the ring. The configuration is one that Validate accepts, but for the ring file,
+// which New does not read: from the environment, or daemon.Defaults. Serve starts its work; it must be called, since it also ends the
 // event loops that New starts. A configuration error wraps daemon.ErrConfig.
 func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if cfg.ID == "" {
@@ -120,6 +121,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	case <-ctx.Done():
 	}
 	g.stop()
+	_ = lis.Close() // a stop that comes before the HTTP server has the listener does not close it
 	g.log.Info("stopped serving clients")
 	return nil
 }
@@ -130,7 +132,7 @@ func (g *Gateway) stop() {
 	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
 		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
 	}
-	g.loops.CloseAll(closeRestart, "gateway restarts")
+	g.loops.CloseAll(socket.CloseRestart, restartReason)
 	deadline := time.Now().Add(g.cfg.StopTimeout)
 	for g.loops.Conns() > 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 
@@ -103,7 +104,8 @@ func (g *Gateway) checkVersion(c *fiber.Ctx) error {
 // codecKey is where checkVersion leaves the codec for adopt.
 const codecKey = "codec"
 
-// admit refuses connections over the limit, and all of them while the gateway is stopping.
+// admit refuses connections over the limit, and all of them while the gateway is stopping. Handshakes that are under way
+// at the same moment are not counted, so a burst may end a little over the limit.
 func (g *Gateway) admit(c *fiber.Ctx) error {
 	if g.stopping.Load() || g.loops.Conns() >= g.cfg.MaxConnections {
 		c.Set(fiber.HeaderRetryAfter, "1")
@@ -116,6 +118,10 @@ func (g *Gateway) admit(c *fiber.Ctx) error {
 func (g *Gateway) adopt(conn *websocket.Conn) {
 	kind := conn.Locals(codecKey).(codec.Kind)
 	err := g.loops.Adopt(conn.NetConn(), func(c *socket.Conn) socket.Handler {
+		// Either this sees stopping, or the connection is there when stop closes all of them.
+		if g.stopping.Load() {
+			c.Close(socket.CloseRestart, restartReason)
+		}
 		return g.sessions[c.Loop().Index()].Open(c, kind)
 	})
 	if err != nil {
@@ -145,29 +151,34 @@ func parseOrigins(list []string) (origins, error) {
 			o.any = true
 			continue
 		}
-		u, err := url.Parse(text)
-		if err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		origin, ok := canonicalOrigin(text)
+		if !ok {
 			errs = append(errs, fmt.Errorf("%q: want scheme://host[:port] or *", text))
 			continue
 		}
-		o.set[canonicalOrigin(u)] = true
+		o.set[origin] = true
 	}
 	return o, errors.Join(errs...)
 }
 
-func (o *origins) allows(origin string) bool {
+func (o *origins) allows(text string) bool {
 	if o.any {
 		return true
 	}
-	u, err := url.Parse(origin)
-	return err == nil && u.Host != "" && u.Path == "" && o.set[canonicalOrigin(u)]
+	origin, ok := canonicalOrigin(text)
+	return ok && o.set[origin]
 }
 
-// canonicalOrigin is scheme, host in lower case, and the port that the scheme implies if none is given.
-func canonicalOrigin(u *url.URL) string {
+// canonicalOrigin returns scheme, host and port of an origin in lower case, with the port that the scheme implies if
+// none is given. It reports false for a text that is no origin, such as null.
+func canonicalOrigin(text string) (string, bool) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || (url.URL{Scheme: u.Scheme, Host: u.Host}) != *u {
+		return "", false
+	}
 	port := u.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[strings.ToLower(u.Scheme)]
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
-	return strings.ToLower(u.Scheme + "://" + u.Hostname() + ":" + port)
+	return strings.ToLower(u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port)), true
 }

@@ -32,6 +32,10 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("deliveries_total", "Messages handed to channels.", func() float64 { return float64(g.router.Stats().Deliveries) })
 	counter("gaps_total", "Subscriptions that came back from a lost link with messages missing; their channels were told.",
 		func() float64 { return float64(g.router.Stats().Gaps) })
+	counter("overruns_total", "Messages that ended their topic on an event loop too busy to deliver them; its channels were told.",
+		func() float64 { return float64(g.router.Stats().Overruns) })
+	counter("stray_total", "Messages received for topics that are not subscribed any more.",
+		func() float64 { return float64(g.router.Stats().Stray) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
 	for end := range socket.End(socket.NumEnds) {

@@ -40,8 +40,11 @@ type stamp struct {
 	time      int64 // monotonic, nanoseconds
 }
 
-// readStamp reads the fields of a payload of at least minPayload bytes.
+// readStamp reads the fields of a payload, and reports whether they are there.
 func readStamp(payload []byte) (stamp, bool) {
+	if len(payload) < minPayload {
+		return stamp{}, false
+	}
 	p, ok1 := digits(payload[publisherAt : publisherAt+publisherDigits])
 	n, ok2 := digits(payload[sequenceAt : sequenceAt+sequenceDigits])
 	t, ok3 := digits(payload[timeAt : timeAt+timeDigits])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,4 +89,26 @@ func residentKiB(processes []Process) ([]int64, error) {
 		}
 	}
 	return sizes, nil
+}
+
+const (
+	quietFor    = 6         // samples that must agree
+	quietWithin = 5.0 / 1e3 // of each other
+)
+
+// quiet reports whether the last quietFor samples agree.
+func quiet(sums []int64) bool {
+	if len(sums) < quietFor {
+		return false
+	}
+	last := sums[len(sums)-quietFor:]
+	low, high := slices.Min(last), slices.Max(last)
+	return float64(high-low) <= quietWithin*float64(high)
+}
+
+func sum(values []int64) (n int64) {
+	for _, v := range values {
+		n += v
+	}
+	return n
 }

@@ -36,9 +36,16 @@ func (c *Channel) Topic() string {
 }
 
 // Topic is a topic that at least one channel of the loop has joined.
+//
+// A topic's last position is the loop's, which may be behind the gateway's: messages wait in the loop's task queue.
+// That decides where a channel begins. The interleaving that matters: messages 4 and 5 are in the queue, and before
+// them the loop's last channel leaves and another joins, whose join says "after 5". The topic is new here then and
+// starts at 5, so 4 and 5 pass it by. Were the old channel still here, the new one would start where that one is, and
+// both get 4 and 5.
 type Topic struct {
 	name     string
 	channels []*Channel // unordered
+	last     Position   // every channel has been given each message up to here since it was added, and none beyond
 }
 
 // Hub is one event loop's index.
@@ -46,12 +53,16 @@ type Hub struct {
 	topics map[string]*Topic
 
 	// The frames built for the message being delivered. They are lent to connections until the end of the loop's
-	// turn, so the arena starts anew only in a later turn.
+	// turn, so the arena starts anew only in a later turn. Invariant: len(arena) < maxArena + one frame.
 	arena  []byte
 	turn   uint64
 	frames [frameSlots]frame
 	head   []byte
 }
+
+// maxArena is how many bytes of frames a turn lends. Those beyond are copied into the connections' queues, which are
+// bounded; else a large message to a thousand join_refs would take a thousand times its size.
+const maxArena = 1 << 20
 
 // frameSlots is how many frames of one message are remembered, by join_ref and codec. Most clients of a topic use the
 // same few join_refs, so nearly every channel is served a frame that is built already.
@@ -77,6 +88,14 @@ func (h *Hub) Channels(topic string) int {
 	return 0
 }
 
+// Last returns the position up to which the topic's channels here have its messages, and whether it has any channel.
+func (h *Hub) Last(topic string) (Position, bool) {
+	if t := h.topics[topic]; t != nil {
+		return t.last, true
+	}
+	return Position{}, false
+}
+
 // Each calls yield with every topic and its channels.
 func (h *Hub) Each(yield func(topic string, channels []*Channel)) {
 	for name, t := range h.topics {
@@ -84,15 +103,17 @@ func (h *Hub) Each(yield func(topic string, channels []*Channel)) {
 	}
 }
 
-// Add makes the channel receive the topic's messages. It must not be in a hub.
-func (h *Hub) Add(topic string, c *Channel) {
+// Add makes the channel receive the topic's messages, and returns the position after which it does: from, if it is the
+// topic's first channel here, else where the others are. The channel must not be in a hub.
+func (h *Hub) Add(topic string, c *Channel, from Position) Position {
 	t := h.topics[topic]
 	if t == nil {
-		t = &Topic{name: topic}
+		t = &Topic{name: topic, last: from}
 		h.topics[topic] = t
 	}
 	c.topic, c.index = t, int32(len(t.channels))
 	t.channels = append(t.channels, c)
+	return t.last
 }
 
 // Remove takes the channel out and reports whether it was the topic's last here. It does nothing to a channel that is
@@ -133,6 +154,9 @@ type Position struct {
 	Epoch, Offset uint64
 }
 
+// Reached reports whether p is at q or beyond. Positions of different epochs have no order: neither reaches the other.
+func (p Position) Reached(q Position) bool { return p.Epoch == q.Epoch && p.Offset >= q.Offset }
+
 // Message is one message on its way to the channels of a gateway. Several loops deliver it at once; it is immutable
 // but for bodies.
 type Message struct {
@@ -156,7 +180,8 @@ func (m *Message) body(k codec.Kind) []byte {
 	if b := m.bodies[k].Load(); b != nil {
 		return *b
 	}
-	size := len(m.Topic) + len(m.Event) + len(m.Payload) + 8
+	const around = 40 // bytes of the longest codec around topic, event and payload
+	size := len(m.Topic) + len(m.Event) + len(m.Payload) + around
 	b := codec.ForKind(k).AppendBody(make([]byte, 0, size), &m.Push)
 	if !m.bodies[k].CompareAndSwap(nil, &b) {
 		return *m.bodies[k].Load()
@@ -165,15 +190,21 @@ func (m *Message) body(k codec.Kind) []byte {
 }
 
 // Deliver stages the message into the queue of every channel of its topic whose codec can carry it, and returns how
-// many those were and how many were not. The connections are flushed at the end of the loop's turn, once for all that
-// the turn staged. It allocates nothing per channel.
+// many those were and how many were not. A message that is not beyond the topic's last position here, or of another
+// epoch, is from before the channels joined: it passes them by. The connections are flushed at the end of the loop's
+// turn, once for all that the turn staged. It allocates nothing per channel.
 func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 	t := h.topics[m.Topic]
-	if t == nil {
+	if t == nil || m.Position.Epoch != t.last.Epoch || m.Position.Offset <= t.last.Offset {
 		return 0, 0
 	}
+	t.last = m.Position
 	if turn := loop.Turn(); turn != h.turn {
-		h.turn, h.arena = turn, h.arena[:0]
+		h.turn = turn
+		if cap(h.arena) > 2*maxArena {
+			h.arena = nil // a burst's worth of memory is not kept
+		}
+		h.arena = h.arena[:0]
 	}
 	h.frames = [frameSlots]frame{}
 	for _, c := range t.channels {
@@ -181,8 +212,12 @@ func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 			unfit++
 			continue
 		}
-		f := &h.frames[slot(c.JoinRef)]
+		f := &h.frames[slot(c.JoinRef, c.Codec)]
 		if f.bytes == nil || f.codec != c.Codec || !bytes.Equal(f.joinRef, c.JoinRef) {
+			if len(h.arena) >= maxArena {
+				h.sendCopy(c, m)
+				continue
+			}
 			h.build(f, c, m)
 		}
 		c.Conn.SendFramed(f.bytes)
@@ -192,23 +227,34 @@ func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 
 // build makes the whole WebSocket frame that carries the message to channels with c's codec and join_ref.
 func (h *Hub) build(f *frame, c *Channel, m *Message) {
-	cd := codec.ForKind(c.Codec)
-	op := socket.OpText
-	if cd.Binary(&m.Push) {
-		op = socket.OpBinary
-	}
-	h.head = cd.AppendHead(h.head[:0], c.JoinRef, nil, &m.Push)
+	op := h.encodeHead(c, m)
 	start := len(h.arena)
 	h.arena = socket.AppendFrame(h.arena, op, h.head, m.body(c.Codec))
 	*f = frame{bytes: h.arena[start:len(h.arena):len(h.arena)], joinRef: c.JoinRef, codec: c.Codec}
 }
 
-// slot spreads join_refs over the remembered frames. The refs of one topic are mostly small decimal numbers, so the
-// last digit tells them apart.
-func slot(ref codec.Ref) int {
-	n := len(ref)
-	if n < 2 {
-		return n
+// sendCopy sends the message to one channel without a place in the arena.
+func (h *Hub) sendCopy(c *Channel, m *Message) {
+	op := h.encodeHead(c, m)
+	c.Conn.Send(op, h.head, m.body(c.Codec))
+}
+
+// encodeHead fills head for the channel and returns the kind of WebSocket message that takes it.
+func (h *Hub) encodeHead(c *Channel, m *Message) socket.Opcode {
+	cd := codec.ForKind(c.Codec)
+	h.head = cd.AppendHead(h.head[:0], c.JoinRef, nil, &m.Push)
+	if cd.Binary(&m.Push) {
+		return socket.OpBinary
 	}
-	return int(ref[n-2]+ref[n-1]) % frameSlots
+	return socket.OpText
+}
+
+// slot spreads join_refs and codecs over the remembered frames. The refs of one topic are mostly small decimal numbers,
+// bare or in quotes, so the last two bytes tell them apart.
+func slot(ref codec.Ref, k codec.Kind) int {
+	n := uint(k) * (frameSlots / 2)
+	for _, b := range ref[max(0, len(ref)-2):] {
+		n += uint(b)
+	}
+	return int(n % frameSlots)
 }

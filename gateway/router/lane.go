@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +42,7 @@ type lane struct {
 	wire    *link.Lane         // nil unless live
 	lastRef uint64             // never starts anew: a ref names one request of the lane's whole life
 	pending map[uint64]pending // requests of this connection that wait for their Reply
+	flights int                // publishes among them
 }
 
 // pending is a request on its way. A Subscribe has a topic, a Publish a done.
@@ -174,7 +177,7 @@ func (l *lane) lost() {
 	l.mu.Lock()
 	l.wire = nil
 	inFlight := l.pending
-	l.pending = make(map[uint64]pending)
+	l.pending, l.flights = make(map[uint64]pending), 0
 	l.mu.Unlock()
 	for i := range l.r.shards {
 		s := &l.r.shards[i]
@@ -186,8 +189,8 @@ func (l *lane) lost() {
 		}
 		s.mu.Unlock()
 	}
-	for _, p := range inFlight {
-		if p.done != nil {
+	for _, ref := range slices.Sorted(maps.Keys(inFlight)) {
+		if p := inFlight[ref]; p.done != nil {
 			l.in.done(p, refusal(linkpb.Code_UNKNOWN_OUTCOME))
 		}
 	}
@@ -232,12 +235,13 @@ func (l *lane) publish(p *linkpb.Publish, local *Local, done func(Outcome)) link
 		return linkpb.Code_UNAVAILABLE
 	case len(p.Payload) > link.MaxItem:
 		return linkpb.Code_TOO_LARGE
-	case len(l.pending) >= l.r.cfg.MaxPending, l.wire.Backlog() >= l.r.cfg.MaxBacklog:
+	case l.flights >= l.r.cfg.MaxPending, l.wire.Backlog() >= l.r.cfg.MaxBacklog:
 		return linkpb.Code_OVERLOADED
 	}
 	l.lastRef++
 	p.Ref = l.lastRef
 	l.pending[p.Ref] = pending{local: local, done: done}
+	l.flights++
 	l.wire.Append(linkpb.KindPublish, p)
 	l.r.stats.publishes.Add(1)
 	return linkpb.Code_OK
@@ -249,6 +253,9 @@ func (l *lane) take(ref uint64) (pending, bool) {
 	defer l.mu.Unlock()
 	p, ok := l.pending[ref]
 	delete(l.pending, ref)
+	if p.done != nil {
+		l.flights--
+	}
 	return p, ok
 }
 
@@ -346,13 +353,13 @@ func (in *inbox) subscribed(topic string, ref uint64, o Outcome) {
 		return
 	}
 	// Channels that were live before the link was lost have missed what lies between last and the position now.
-	if gap := sub.last != nil && *sub.last != o.Position; sub.live != 0 && (gap || !o.OK()) {
+	if sub.live != 0 && (sub.last != o.Position || !o.OK()) {
 		r.stats.gaps.Add(1)
 		in.lane.log.Warn("messages were lost with the link", zap.String("topic", topic), zap.Stringer("code", o.Code),
 			zap.Uint64("from", sub.last.Offset), zap.Uint64("to", o.Position.Offset))
-		in.postMask(sub.live, event{kind: eventEnd, topic: sub.name})
+		in.postMask(sub.live, event{kind: eventEnd, sub: sub, outcome: o})
 	}
-	in.postMask(sub.waiting, event{kind: eventSubscribed, topic: sub.name, outcome: o})
+	in.postMask(sub.waiting, event{kind: eventSubscribed, sub: sub, outcome: o})
 	if !o.OK() {
 		// Forgotten at once: the next join asks anew.
 		delete(s.topics, topic)
@@ -360,7 +367,7 @@ func (in *inbox) subscribed(topic string, ref uint64, o Outcome) {
 		return
 	}
 	sub.live, sub.waiting = sub.live|sub.waiting, 0
-	sub.last, sub.subscribed = &o.Position, true
+	sub.last, sub.subscribed = o.Position, true
 }
 
 // deliver hands a message to the loops that have subscribers.
@@ -374,14 +381,31 @@ func (in *inbox) deliver(m *linkpb.Message) {
 		r.stats.stray.Add(1)
 		return
 	}
-	*sub.last = position(m.Position)
-	loops, name := sub.live, sub.name
+	sub.last = position(m.Position)
+	behind := in.behind(sub.live)
+	sub.live &^= behind
+	loops, last := sub.live, sub.last
 	s.mu.Unlock()
+	if behind != 0 {
+		r.stats.overruns.Add(1)
+		in.postMask(behind, event{kind: eventEnd, sub: sub, outcome: Outcome{Position: last}})
+	}
 	if loops == 0 {
 		return
 	}
 	r.stats.messages.Add(1)
-	in.postMask(loops, event{kind: eventMessage, message: hub.NewMessage(name, m)})
+	in.postMask(loops, event{kind: eventMessage, message: hub.NewMessage(sub.name, m)})
+}
+
+// behind returns those of the loops that have more messages waiting than they may have. The topic that has one more
+// ends there: its clients are told, and join again when they find the time.
+func (in *inbox) behind(loops uint64) (behind uint64) {
+	for i, local := range in.lane.r.locals {
+		if loops&(1<<i) != 0 && local.backlog.Load() > int64(in.lane.r.cfg.MaxLoopBacklog) {
+			behind |= 1 << i
+		}
+	}
+	return behind
 }
 
 func (in *inbox) postMask(loops uint64, e event) {
@@ -401,8 +425,16 @@ func (in *inbox) flush() {
 			continue
 		}
 		in.loops[i] = nil
+		size := int64(0)
+		for j := range events {
+			size += events[j].size()
+		}
 		local := in.lane.r.locals[i]
-		local.loop.Post(func() { local.handle(events) })
+		local.backlog.Add(size)
+		local.loop.Post(func() {
+			local.backlog.Add(-size)
+			local.handle(events)
+		})
 	}
 }
 

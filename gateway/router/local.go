@@ -18,16 +18,28 @@ type Local struct {
 	flush func() // flushLanes, bound once
 
 	// Ended is called for each channel that the router ends by itself: its topic has lost messages that the channel
-	// should have had, or its owner does not serve it any more. Set before the first Join.
+	// should have had, or its owner does not serve it any more. Called on the loop. Set before the first Join.
 	Ended func(c *hub.Channel)
 
 	// Owned by the loop.
 	hub     *hub.Hub
-	joins   map[string][]join // waiting for the owner, by topic
-	touched []*lane           // have items appended since the last flush
+	joins   map[string]*waiting // for the owner, by topic
+	touched []*lane             // have items appended since the last flush
+	staged  int                 // bytes of publishes appended since the last flush
 	nextID  uint64
 
-	waits atomic.Int64 // number of topics in joins, for the housekeeper
+	waits   atomic.Int64 // number of topics in joins, for the housekeeper
+	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
+}
+
+// flushEvery is how many bytes of publishes are appended before they are sent within the turn. So a lane's backlog is
+// known while one turn publishes much, and publishes are refused before the lane is full.
+const flushEvery = 256 << 10
+
+// waiting is the joins that wait for one subscription's Reply. Invariant: joins is not empty.
+type waiting struct {
+	sub   *subscription
+	joins []join
 }
 
 // join is a channel that waits for its topic to be subscribed.
@@ -40,7 +52,7 @@ type join struct {
 func newLocal(r *Router, loop *socket.Loop) *Local {
 	l := &Local{
 		r: r, loop: loop, hub: hub.New(),
-		joins:  make(map[string][]join),
+		joins:  make(map[string]*waiting),
 		nextID: uint64(loop.Index()) << 56, // so that ids of different loops never meet
 		Ended:  func(*hub.Channel) {},
 	}
@@ -49,32 +61,34 @@ func newLocal(r *Router, loop *socket.Loop) *Local {
 }
 
 // Join makes the channel receive the topic's messages and calls done, on the loop, perhaps before Join returns. After
-// an OK outcome the channel receives every message after the outcome's position. After any other it is not joined. If
-// Leave comes first, done is not called.
+// an OK outcome the channel receives every message after the outcome's position and none up to it. After any other it
+// is not joined. If Leave comes first, done is not called.
 func (l *Local) Join(topic string, c *hub.Channel, done func(Outcome)) {
 	l.nextID++
 	c.ID = l.nextID
-	if waiting, ok := l.joins[topic]; ok {
-		l.joins[topic] = append(waiting, join{c, done, time.Now()})
+	j := join{c, done, time.Now()}
+	if w := l.joins[topic]; w != nil {
+		w.joins = append(w.joins, j)
 		return
 	}
-	// Only the receiver of the lane knows the position, so a join asks even where the loop has channels already.
-	if pos, ok := l.r.subscribe(topic, l.loop.Index()); ok {
-		l.enter(topic, c)
-		done(Outcome{Position: pos})
+	// Only the subscription knows whether messages flow, so a join asks even where the loop has channels already.
+	sub, pos, ok := l.r.subscribe(topic, l.loop.Index())
+	if ok {
+		done(Outcome{Position: l.enter(topic, c, pos)})
 		return
 	}
-	l.joins[topic] = []join{{c, done, time.Now()}}
+	l.joins[topic] = &waiting{sub, []join{j}}
 	l.waits.Add(1)
-	l.touch(l.r.lane(topic))
+	l.touch(sub.lane)
 }
 
 // enter puts the channel into the hub and tells the owner of its new subscriber.
-func (l *Local) enter(topic string, c *hub.Channel) {
-	l.hub.Add(topic, c)
+func (l *Local) enter(topic string, c *hub.Channel, from hub.Position) hub.Position {
+	from = l.hub.Add(topic, c, from)
 	lane := l.r.lane(topic)
 	lane.tell(linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
 	l.touch(lane)
+	return from
 }
 
 // Leave ends what Join began. It does nothing to a channel that has ended already.
@@ -92,22 +106,20 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 	}
 }
 
-// cancel takes a waiting join back. The loop's interest ends when the owner answers and nobody waits.
+// cancel takes a waiting join back. The loop's interest ends when nobody waits any more.
 func (l *Local) cancel(topic string, c *hub.Channel) {
-	if _, ok := l.joins[topic]; !ok {
+	w := l.joins[topic]
+	if w == nil {
 		return
 	}
-	l.joins[topic] = slices.DeleteFunc(l.joins[topic], func(j join) bool { return j.channel == c })
-	if len(l.joins[topic]) == 0 {
+	w.joins = slices.DeleteFunc(w.joins, func(j join) bool { return j.channel == c })
+	if len(w.joins) == 0 {
 		l.settle(topic)
 	}
 }
 
 // settle forgets that joins wait for the topic, and the loop's interest if it has no channel on it.
 func (l *Local) settle(topic string) {
-	if _, waiting := l.joins[topic]; !waiting {
-		return
-	}
 	delete(l.joins, topic)
 	l.waits.Add(-1)
 	if l.hub.Channels(topic) == 0 {
@@ -124,6 +136,9 @@ func (l *Local) Publish(p *linkpb.Publish, done func(Outcome)) {
 		return
 	}
 	l.touch(lane)
+	if l.staged += len(p.Payload); l.staged >= flushEvery {
+		l.flushLanes()
+	}
 }
 
 // touch makes the lane be flushed at the end of the loop's turn: one batch for all that the turn's frames caused.
@@ -142,40 +157,39 @@ func (l *Local) flushLanes() {
 		lane.flush()
 		l.touched[i] = nil
 	}
-	l.touched = l.touched[:0]
+	l.touched, l.staged = l.touched[:0], 0
 }
 
-// subscribed ends the joins that waited for the topic.
-func (l *Local) subscribed(topic string, o Outcome) {
-	joins := l.joins[topic]
+// subscribed ends the joins that waited for the subscription. Joins that wait by now for a later subscription of the
+// topic get their own answer.
+func (l *Local) subscribed(sub *subscription, o Outcome) {
+	w := l.joins[sub.name]
+	if w == nil || w.sub != sub {
+		return
+	}
 	if o.OK() {
-		for _, j := range joins {
-			l.enter(topic, j.channel)
+		for _, j := range w.joins {
+			l.enter(sub.name, j.channel, o.Position)
 		}
 	}
-	l.settle(topic)
-	for _, j := range joins {
+	l.settle(sub.name)
+	for _, j := range w.joins {
 		j.done(o)
 	}
 }
 
 // expire ends the joins that have waited too long.
 func (l *Local) expire(now time.Time) {
-	for topic, joins := range l.joins {
+	for topic, w := range l.joins {
 		var late []join
-		kept := joins[:0:0]
-		for _, j := range joins {
-			if now.Sub(j.since) >= l.r.cfg.JoinTimeout {
-				late = append(late, j)
-			} else {
-				kept = append(kept, j)
+		w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
+			if now.Sub(j.since) < l.r.cfg.JoinTimeout {
+				return false
 			}
-		}
-		if len(late) == 0 {
-			continue
-		}
-		l.joins[topic] = kept
-		if len(kept) == 0 {
+			late = append(late, j)
+			return true
+		})
+		if len(w.joins) == 0 {
 			l.settle(topic)
 		}
 		for _, j := range late {
@@ -184,11 +198,16 @@ func (l *Local) expire(now time.Time) {
 	}
 }
 
-// end ends all channels of the topic on this loop. Joins that wait for the topic are no part of what is lost; their
-// answer comes right behind.
-func (l *Local) end(topic string) {
+// end ends the topic's channels on this loop, because the outcome of its subscription shows that they have missed
+// messages. Channels that joined after what was missed stay. Joins that wait for the topic are no part of what is lost;
+// their answer comes right behind.
+func (l *Local) end(topic string, o Outcome) {
+	last, ok := l.hub.Last(topic)
+	if !ok || o.OK() && last.Reached(o.Position) {
+		return
+	}
 	channels := l.hub.Clear(topic)
-	if _, waiting := l.joins[topic]; !waiting {
+	if l.joins[topic] == nil {
 		l.r.release(topic, l.loop.Index())
 	}
 	for _, c := range channels {
@@ -225,9 +244,17 @@ const (
 type event struct {
 	kind    eventKind
 	message *hub.Message
-	topic   string
+	sub     *subscription
 	done    func(Outcome)
 	outcome Outcome
+}
+
+// size is what the event counts in a loop's backlog: about the memory that it keeps.
+func (e *event) size() int64 {
+	if e.kind != eventMessage {
+		return 0
+	}
+	return int64(len(e.message.Payload)) + 256
 }
 
 // handle does what came down a lane, in its order.
@@ -241,9 +268,9 @@ func (l *Local) handle(events []event) {
 		case eventDone:
 			e.done(e.outcome)
 		case eventSubscribed:
-			l.subscribed(e.topic, e.outcome)
+			l.subscribed(e.sub, e.outcome)
 		case eventEnd:
-			l.end(e.topic)
+			l.end(e.sub.name, e.outcome)
 		}
 	}
 	l.r.stats.deliveries.Add(uint64(deliveries))

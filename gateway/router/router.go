@@ -39,8 +39,11 @@ type Config struct {
 	JoinTimeout time.Duration // how long a join waits for the owner; default 5 s
 	MaxPending  int           // publishes in flight per lane; default 16384
 	MaxBacklog  int           // bytes queued per lane before publishes are refused; default 4 MiB
-	Link        link.Config
-	Log         *zap.Logger
+	// MaxLoopBacklog is how many bytes of messages may wait for an event loop that is too busy to deliver them. A
+	// message over it ends the channels of its topic on that loop. Default 64 MiB.
+	MaxLoopBacklog int
+	Link           link.Config
+	Log            *zap.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -58,6 +61,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxBacklog <= 0 {
 		c.MaxBacklog = 4 << 20
+	}
+	if c.MaxLoopBacklog <= 0 {
+		c.MaxLoopBacklog = 64 << 20
 	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
@@ -95,6 +101,7 @@ type counters struct {
 	messages   atomic.Uint64
 	deliveries atomic.Uint64
 	gaps       atomic.Uint64
+	overruns   atomic.Uint64
 	stray      atomic.Uint64
 	unfit      atomic.Uint64
 }
@@ -109,16 +116,17 @@ type shard struct {
 // subscription is this gateway's interest in one topic. Guarded by its shard's mutex.
 //
 // Which loops get a message is decided, under that mutex, by the goroutine that receives it. A loop puts its bit into
-// live under the same mutex, so each message is either before that moment, and covered by the position that the join
-// answers with, or after it, and posted to the loop behind the join.
+// live under the same mutex, so each message is either before that moment, and covered by the position that the loop
+// gets, or after it, and posted to the loop. Positions tell the loop's hub which of the messages that it finds in its
+// queue are which.
 type subscription struct {
-	name       string
-	lane       *lane
-	ref        uint64        // of the Subscribe sent over the lane's connection; 0 = none yet
-	subscribed bool          // the Reply to that Subscribe is here; messages before it are of an older subscription
-	live       uint64        // loops that have channels
-	waiting    uint64        // loops that have joins waiting for the Reply
-	last       *hub.Position // of the last message; nil before the first Reply
+	name       string       // static
+	lane       *lane        // static
+	ref        uint64       // of the Subscribe sent over the lane's connection; 0 = none yet
+	subscribed bool         // the Reply to that Subscribe is here; messages before it are of an older subscription
+	live       uint64       // loops that have channels
+	waiting    uint64       // loops that have joins waiting for the Reply
+	last       hub.Position // of the last message, or of the Reply; not set before the first Reply
 }
 
 // New returns a router with no lanes open; Run opens them.
@@ -194,6 +202,7 @@ type Stats struct {
 	Messages   uint64 // received for a topic that has subscribers here
 	Deliveries uint64 // messages handed to channels
 	Gaps       uint64 // subscriptions that came back from a lost link with messages missing
+	Overruns   uint64 // messages that ended their topic on loops too busy to deliver them
 	Stray      uint64 // messages received for a topic that is not subscribed any more
 	Unfit      uint64 // binary messages not handed to channels whose protocol has no place for them
 	LanesUp    int    // now
@@ -206,6 +215,7 @@ func (r *Router) Stats() Stats {
 		Messages:   r.stats.messages.Load(),
 		Deliveries: r.stats.deliveries.Load(),
 		Gaps:       r.stats.gaps.Load(),
+		Overruns:   r.stats.overruns.Load(),
 		Stray:      r.stats.stray.Load(),
 		Unfit:      r.stats.unfit.Load(),
 	}
@@ -242,8 +252,9 @@ func (r *Router) route(topic string) *lane {
 }
 
 // subscribe registers a loop's interest in a topic. It reports true when messages flow already: then the loop gets
-// everything after the returned position. Otherwise the loop is told by Local.subscribed.
-func (r *Router) subscribe(topic string, loop int) (hub.Position, bool) {
+// everything after the returned position, and perhaps older messages that wait in its task queue. Otherwise
+// Local.subscribed is called with the subscription.
+func (r *Router) subscribe(topic string, loop int) (*subscription, hub.Position, bool) {
 	s := r.shard(topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -256,10 +267,10 @@ func (r *Router) subscribe(topic string, loop int) (hub.Position, bool) {
 	}
 	if sub.subscribed {
 		sub.live |= 1 << loop
-		return *sub.last, true
+		return sub, sub.last, true
 	}
 	sub.waiting |= 1 << loop
-	return hub.Position{}, false
+	return sub, hub.Position{}, false
 }
 
 // release ends a loop's interest. The gateway stays subscribed for the linger.

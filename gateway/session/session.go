@@ -71,7 +71,14 @@ type Session struct {
 // channel is a session's membership of a topic, joined or on its way there.
 type channel struct {
 	hub.Channel
-	topic string
+	topic   string
+	joining *joining // nil once joined
+}
+
+// joining is what a join needs until its answer.
+type joining struct {
+	ref codec.Ref
+	old *channel // joined; ends with this join's answer, nil if there is none
 }
 
 // Message handles one client frame.
@@ -145,33 +152,48 @@ func (s *Session) join(f *codec.Frame) {
 		s.refuse(nil, f.Ref, topic, "unmatched topic")
 		return
 	}
-	old := s.find(f.Topic)
-	if old == nil && len(s.channels) >= s.ss.cfg.MaxChannels {
+	c := &channel{topic: topic, joining: &joining{ref: bytes.Clone(f.Ref)}}
+	c.Conn, c.JoinRef, c.Codec = s.conn, bytes.Clone(f.JoinRef), s.codec
+	if old := s.find(f.Topic); old != nil {
+		s.replace(old, c)
+	} else if len(s.channels) >= s.ss.cfg.MaxChannels {
 		s.refuse(f.JoinRef, f.Ref, topic, "too many channels joined")
 		return
 	}
-	c := &channel{topic: topic}
-	c.Conn, c.JoinRef, c.Codec = s.conn, bytes.Clone(f.JoinRef), s.codec
-	if old != nil {
-		s.remove(old)
-		s.ss.local.Leave(topic, &old.Channel)
-	}
 	s.channels = append(s.channels, c)
-	ref := bytes.Clone(f.Ref)
-	s.ss.local.Join(topic, &c.Channel, func(o router.Outcome) { s.joined(c, old, ref, o) })
+	s.ss.local.Join(topic, &c.Channel, func(o router.Outcome) { s.joined(c, o) })
+}
+
+// replace ends old in favour of c. A join that still waits for its answer gets one now, so that every join has one and
+// the channel it was to replace is told its end by c instead.
+func (s *Session) replace(old, c *channel) {
+	s.remove(old)
+	s.ss.local.Leave(old.topic, &old.Channel)
+	if old.joining == nil {
+		c.joining.old = old
+		return
+	}
+	c.joining.old = old.joining.old
+	s.refuse(old.JoinRef, old.joining.ref, old.topic, "superseded by a later join")
 }
 
 // joined ends a join.
-func (s *Session) joined(c, old *channel, ref codec.Ref, o router.Outcome) {
+func (s *Session) joined(c *channel, o router.Outcome) {
 	if o.OK() {
-		s.reply(c.JoinRef, ref, c.topic, "ok", nil)
+		s.reply(c.JoinRef, c.joining.ref, c.topic, "ok", nil)
 	} else {
 		s.remove(c)
-		s.refuseOutcome(c.JoinRef, ref, c.topic, o)
+		s.refuseOutcome(c.JoinRef, c.joining.ref, c.topic, o)
 	}
-	if old != nil {
-		s.control(old, "phx_close")
+	s.endReplaced(c)
+}
+
+// endReplaced tells the client the end of the channel that c has replaced, and makes c a joined one.
+func (s *Session) endReplaced(c *channel) {
+	if c.joining != nil && c.joining.old != nil {
+		s.control(c.joining.old, "phx_close")
 	}
+	c.joining = nil
 }
 
 // leave handles phx_leave. Leaving what is not joined is no error; a leave of an older join of the topic is ignored.
@@ -184,6 +206,7 @@ func (s *Session) leave(f *codec.Frame) {
 	if c != nil {
 		s.remove(c)
 		s.ss.local.Leave(c.topic, &c.Channel)
+		s.endReplaced(c)
 		s.control(c, "phx_close")
 	}
 }

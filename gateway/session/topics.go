@@ -24,7 +24,8 @@ const MaxTopicBytes = 255
 // introduced these topics answers.
 const seedNameError = "invalid topic name, must be between 2 and 64 characters long and only contain alphanumeric characters"
 
-// ParseTopics parses a comma-separated list of patterns: `*:*` (any prefix:name), `prefix:*`, or an exact topic.
+// ParseTopics parses a comma-separated list of patterns: `*:*` (any prefix:name), `prefix:*`, or an exact topic. The
+// error has one line for each pattern that is wrong.
 func ParseTopics(list string) (Topics, error) {
 	var t Topics
 	var errs []error
@@ -32,6 +33,10 @@ func ParseTopics(list string) (Topics, error) {
 		p = strings.TrimSpace(p)
 		prefix, wildcard := strings.CutSuffix(p, ":*")
 		switch {
+		case reserved(p):
+			errs = append(errs, fmt.Errorf("pattern %q: reserved", p))
+		case len(p) > MaxTopicBytes:
+			errs = append(errs, fmt.Errorf("pattern %.32q…: %d bytes, at most %d are allowed", p, len(p), MaxTopicBytes))
 		case p == "*:*":
 			t.patterns = append(t.patterns, pattern{wildcard: true})
 		case wildcard && prefix != "" && wellFormed(prefix):
@@ -86,13 +91,16 @@ func (t *Topics) judge(topic string) (verdict, string) {
 		return invalid, fmt.Sprintf("invalid topic: %d bytes, at most %d are allowed", len(topic), MaxTopicBytes)
 	case !wellFormed(topic):
 		return invalid, "invalid topic: only ASCII letters, digits and _ . : - are allowed"
-	case topic == "phoenix" || strings.HasPrefix(topic, "reg:"):
+	case reserved(topic):
 		return invalid, "invalid topic: reserved"
 	case !t.match(topic):
 		return unmatched, ""
 	}
 	return served, ""
 }
+
+// reserved reports whether a topic is the protocol's or the service's own.
+func reserved(topic string) bool { return topic == "phoenix" || strings.HasPrefix(topic, "reg:") }
 
 func wellFormed(s string) bool {
 	for i := range len(s) {

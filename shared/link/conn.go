@@ -58,15 +58,15 @@ type conn struct {
 	queued   []byte // what neither the kernel nor drain has taken, in order
 	writing  int    // bytes that drain has taken out of queued and the kernel has not taken
 	draining bool   // drain runs; only it writes to the socket
-	err      error  // why the connection was closed
+	attempt  attempt
+	err      error // why the connection was closed
 }
 
 // newConn makes a conn of nc. What its peer may send and how long it may take are bounded until prove is called.
 func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 	c := &conn{
-		Conn: nc, writeTimeout: cfg.WriteTimeout, silence: cfg.Silence, maxQueued: cfg.MaxQueued, closed: closed,
+		Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, closed: closed, unproven: helloBytes,
 	}
-	c.unproven.Store(helloBytes)
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		// A peer whose host is gone is found dead after 20 s of silence; when there is something to write, WriteTimeout
 		// finds it.
@@ -74,7 +74,7 @@ func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 	}
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw = raw
+			c.raw, c.attempt.do = raw, c.attempt.write
 		}
 	}
 	// Not a read deadline: dRPC stops reading when a stranger sends it a message that belongs to no stream.
@@ -100,8 +100,8 @@ func (c *conn) Read(p []byte) (int, error) {
 		_ = c.SetReadDeadline(time.Now().Add(c.silence))
 	}
 	n, err := c.Conn.Read(p)
-	if left > 0 {
-		c.unproven.Add(int64(-n)) // below zero it stays there, whatever is taken off
+	if c.unproven > 0 {
+		c.unproven -= n
 	}
 	switch {
 	case errors.Is(err, io.EOF):
@@ -145,25 +145,37 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 // tryWrite writes what the socket takes without waiting.
-func (c *conn) tryWrite(p []byte) (n int, err error) {
+func (c *conn) tryWrite(p []byte) (int, error) {
 	if c.raw == nil {
 		return 0, nil
 	}
-	rerr := c.raw.Write(func(fd uintptr) bool {
-		for {
-			n, err = syscall.Write(int(fd), p)
-			if err != syscall.EINTR {
-				return true // never wait for writability here
-			}
-		}
-	})
-	if rerr != nil {
-		return 0, rerr
-	}
-	if err == syscall.EAGAIN {
+	c.attempt.p = p
+	err := c.raw.Write(c.attempt.do)
+	c.attempt.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case c.attempt.err == syscall.EAGAIN:
 		return 0, nil
 	}
-	return max(n, 0), err
+	return max(c.attempt.n, 0), c.attempt.err
+}
+
+// attempt is one system call of tryWrite; it lives in the conn so that a send allocates nothing.
+type attempt struct {
+	do  func(fd uintptr) bool
+	p   []byte
+	n   int
+	err error
+}
+
+func (a *attempt) write(fd uintptr) bool {
+	for {
+		a.n, a.err = syscall.Write(int(fd), a.p)
+		if a.err != syscall.EINTR {
+			return true // never wait for writability here
+		}
+	}
 }
 
 // drain writes the queue until it is empty or the connection fails. Only one runs at a time; it ends within
@@ -260,8 +272,9 @@ func (c *conn) backlog() int {
 	return len(c.queued) + c.writing
 }
 
-// prove lifts the bounds that hold at first.
+// prove lifts the bounds that hold at first. dRPC's reader waits for the batch to be handled, so it does not read
+// meanwhile: unproven keeps its one owner.
 func (c *conn) prove() {
 	c.hello.Stop()
-	c.unproven.Store(-1)
+	c.unproven = -1
 }

@@ -42,6 +42,8 @@ func Serve(ctx context.Context, lis net.Listener, cfg ServeConfig) error {
 }
 
 type server struct {
+	linkpb.DRPCLinksUnimplementedServer // for what is no lane
+
 	cfg     ServeConfig
 	rpc     *drpcserver.Server
 	lanes   atomic.Int64
@@ -118,7 +120,7 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 		}
 	}()
 	err := s.rpc.ServeOne(serving, c)
-	if c.unproven.Load() < 0 || c.refused || ctx.Err() != nil {
+	if c.unproven < 0 || c.refused || ctx.Err() != nil {
 		return
 	}
 	if why := c.reason(); why != nil {

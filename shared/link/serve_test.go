@@ -320,9 +320,8 @@ func TestStrangersDoNotFillTheLog(t *testing.T) {
 
 // A gateway that is refused reads why, although it has sent more than its Hello; then it closes the lane.
 func TestRefusalArrives(t *testing.T) {
-	log, logs := observe()
 	ended := make(chan error, 1)
-	addr, stop := serve(t, ServeConfig{Log: log, Handle: func(lane *Lane) {
+	addr, _ := serve(t, ServeConfig{Handle: func(lane *Lane) {
 		ended <- lane.Receive(func(kind linkpb.Kind, _ []byte) error {
 			if kind == linkpb.KindHello {
 				lane.Refuse(linkpb.Code_RING_CONFLICT, "rings differ")
@@ -344,16 +343,13 @@ func TestRefusalArrives(t *testing.T) {
 		t.Errorf("lane ended with %v, refusal %v", err, &refusal)
 	}
 	await(t, "the refused lane to end", ended)
-	_ = stop()
-	if logs.Len() != 0 {
-		t.Errorf("log %v: who refuses logs it", logs.All())
-	}
 }
 
 // A gateway that stays although it was refused is held to the bounds of a stranger.
 func TestRefusedPeerThatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, err := newServer(ServeConfig{Handle: func(lane *Lane) {
+		log, logs := observe()
+		s, err := newServer(ServeConfig{Log: log, Handle: func(lane *Lane) {
 			_ = lane.Receive(func(linkpb.Kind, []byte) error {
 				lane.Refuse(linkpb.Code_WRONG_PROTOCOL, "no")
 				return nil
@@ -372,6 +368,10 @@ func TestRefusedPeerThatStays(t *testing.T) {
 		_ = lane.Receive(func(linkpb.Kind, []byte) error { return nil }, func() {})
 		if took := time.Since(begin); took != 5*time.Second {
 			t.Errorf("closed after %v, want 5s", took)
+		}
+		synctest.Wait()
+		if logs.Len() != 0 {
+			t.Errorf("log %v: who refuses logs it", logs.All())
 		}
 	})
 }

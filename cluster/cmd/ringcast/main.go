@@ -29,8 +29,16 @@ var commands = []command{
 	{"pub", "URL TOPIC EVENT JSON", "publish one message", runPub},
 	{"ring check", "FILE", "check a ring file", runRingCheck},
 	{"ring owner", "FILE TOPIC…", "print the owner of each topic", runRingOwner},
+	{"ring add", "FILE ID ADDR [-weight N]", "add a server to a ring file", runRingAdd},
+	{"ring remove", "FILE ID [-force]", "remove a server from a ring file", runRingRemove},
 	{"bench idle", "", "measure the memory of idle joined connections", runBenchIdle},
 	{"bench fanout", "", "measure deliveries of one topic to many subscribers", runBenchFanout},
+	{"bench fanout-wide", "", "the same with more subscribers and fewer messages", runBenchFanoutWide},
+	{"bench rooms", "", "measure deliveries of many small topics", runBenchRooms},
+	{"bench flood", "", "measure deliveries of one topic, published to as fast as it goes", runBenchFlood},
+	{"bench churn", "", "measure connections that come, join, leave and go", runBenchChurn},
+	{"bench all", "", "run all of these", runBenchAll},
+	{"bench floor-server", "", "run the relay that --floor compares with", runBenchFloorServer},
 }
 
 func main() {

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestRingCommands(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ring.yaml")
+	if err := os.WriteFile(path, []byte("version: 1\nservers:\n- id: a\n  addr: a:1\n# end\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ args, out, problem string }{
+		{args: "add FILE b b:1 -weight 3", out: "ok: ring v2, 2 servers, moves 75 % of topics\n"},
+		{args: "add --weight=2 FILE -- -c c:1", out: "ok: ring v3, 3 servers, moves 34 % of topics\n"},
+		{args: "add FILE b x:1", problem: `ring file FILE: server id "b" is taken: the server on line 5 has it`},
+		{args: "remove FILE -force -- -c", out: "ok: ring v4, 2 servers, moves 34 % of topics\n"},
+		{args: "remove FILE z", problem: `ring file FILE: no server has the id "z": there are a, b`},
+		{args: "add FILE c", problem: "usage: ringcast ring add FILE ID ADDR [-weight N]"},
+		{args: "add FILE c c:1 -weight", problem: "usage: flag needs an argument: -weight"},
+		{args: "add FILE c c:1 -weight 0", problem: "usage: weight 0 is not from 1 to 10"},
+		{args: "remove FILE a b", problem: "usage: ringcast ring remove FILE ID [-force]"},
+		{args: "remove FILE a -x", problem: "usage: flag provided but not defined: -x"},
+		{args: "owner FILE topics:1", out: "topics:1\ta\ta:1\n"},
+	} {
+		var out bytes.Buffer
+		args := strings.Fields("ring " + strings.ReplaceAll(c.args, "FILE", path))
+		err := run(t.Context(), &out, args)
+		problem := ""
+		if err != nil {
+			problem = strings.ReplaceAll(err.Error(), path, "FILE")
+		}
+		if problem != c.problem || c.problem == "" && out.String() != c.out {
+			t.Errorf("ring %s: %q, error %q; want %q, %q", c.args, out.String(), problem, c.out, c.problem)
+		}
+		if usage := strings.HasPrefix(c.problem, "usage"); errors.Is(err, errUsage) != usage {
+			t.Errorf("ring %s: errUsage is %v, want %v", c.args, !usage, usage)
+		}
+	}
+	if err := run(t.Context(), &bytes.Buffer{}, []string{"ring", "remove", "-h"}); !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("-h: %v", err)
+	}
+	var out bytes.Buffer
+	if err := run(t.Context(), &out, []string{"ring", "check", path}); err != nil || !strings.Contains(out.String(), "force") {
+		t.Errorf("check does not tell of force: %q, %v", out.String(), err)
+	}
+	data, err := os.ReadFile(path)
+	want := "version: 4\nforce: true\nservers:\n- id: a\n  addr: a:1\n- id: b\n  addr: b:1\n  weight: 3\n# end\n"
+	if err != nil || string(data) != want {
+		t.Errorf("file:\n%s\nwant:\n%s", data, want)
+	}
+}

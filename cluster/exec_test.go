@@ -1,0 +1,337 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// binaries are the programs under test, each built when the first test wants it.
+var binaries = struct {
+	dir   string
+	build map[string]func() (string, error)
+}{}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "ringcast-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	binaries.dir, binaries.build = dir, make(map[string]func() (string, error))
+	for name, pkg := range map[string]string{
+		"gateway":     "github.com/ringcast/ringcast/gateway/cmd/gateway",
+		"topicserver": "github.com/ringcast/ringcast/topicserver/cmd/topicserver",
+		"ringcast":    "github.com/ringcast/ringcast/cluster/cmd/ringcast",
+	} {
+		binaries.build[name] = sync.OnceValues(func() (string, error) { return build(name, pkg) })
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// build builds a program, with the race detector if this test has it.
+func build(name, pkg string) (string, error) {
+	path := filepath.Join(binaries.dir, name)
+	args := []string{"build", "-o", path}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "-race" && setting.Value == "true" {
+				args = append(args, "-race")
+			}
+		}
+	}
+	if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	return path, nil
+}
+
+// program returns the path of a built program.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	path, err := binaries.build[name]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// output collects what a process prints; it may be read while that goes on.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// proc is a running program. It is killed at the end of its test, at the latest. Then a panic or a race in it fails the
+// test, and what it printed to stderr is shown if the test has failed.
+type proc struct {
+	t              *testing.T
+	name           string
+	cmd            *exec.Cmd
+	stdout, stderr output
+	ended          chan struct{} // closed when it has ended; then cmd.ProcessState is set
+}
+
+// spawn starts a program with these environment variables and no others that it could take for its own.
+func spawn(t *testing.T, name string, env []string, args ...string) *proc {
+	t.Helper()
+	p := &proc{t: t, name: name, ended: make(chan struct{})}
+	p.cmd = exec.Command(program(t, name), args...)
+	// The race detector would have every program wait for a second when it ends.
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0"}, env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
+	p.cmd.SysProcAttr = dieWithParent()
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	go func() {
+		_ = p.cmd.Wait() // how it ended is in ProcessState
+		close(p.ended)
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		for _, sign := range []string{"panic: ", "fatal error: ", "DATA RACE"} {
+			if strings.Contains(p.stderr.String(), sign) {
+				t.Errorf("%s: %s", name, sign)
+			}
+		}
+		if t.Failed() {
+			t.Logf("%s %v %v, stderr:\n%s", name, env, args, p.stderr.String())
+		}
+	})
+	return p
+}
+
+// kill is kill -9.
+func (p *proc) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+func (p *proc) signal(sig os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatalf("signal %s: %v", p.name, err)
+	}
+}
+
+// exits waits for the end of the process and checks its exit code.
+func (p *proc) exits(code int) {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.t.Fatalf("%s has not ended within %v", p.name, patience)
+	}
+	if got := p.cmd.ProcessState.ExitCode(); got != code {
+		p.t.Fatalf("%s: %v, want exit code %d\nstdout:\n%s", p.name, p.cmd.ProcessState, code, p.stdout.String())
+	}
+}
+
+// alive fails the test if the process has ended.
+func (p *proc) alive() {
+	p.t.Helper()
+	select {
+	case <-p.ended:
+		p.t.Fatalf("%s has ended: %v", p.name, p.cmd.ProcessState)
+	default:
+	}
+}
+
+// prints waits until the process has printed a text to stdout or stderr.
+func (p *proc) prints(text string) {
+	p.t.Helper()
+	eventually(p.t, fmt.Sprintf("%s prints %q", p.name, text), func() bool {
+		p.alive()
+		return strings.Contains(p.stdout.String(), text) || strings.Contains(p.stderr.String(), text)
+	})
+}
+
+// taken are the ports that this test run has given out.
+var taken sync.Map
+
+// freeAddr returns an address that nobody listens on. Its port is below those that systems give to outgoing
+// connections, which could take it before the process it is for does.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(18000))
+		if _, dup := taken.LoadOrStore(addr, true); dup {
+			continue
+		}
+		if lis, err := net.Listen("tcp", addr); err == nil {
+			_ = lis.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// site is a cluster of processes: two topic servers in a ring file, and the gateways that a test starts.
+type site struct {
+	t        *testing.T
+	ringFile string
+	ring     *ring.Ring
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	text := fmt.Sprintf("version: 1\nservers:\n  - id: ts-a\n    addr: %s\n  - id: ts-b\n    addr: %s\n", freeAddr(t), freeAddr(t))
+	s := &site{t: t, ringFile: writeFile(t, "ring.yaml", text)}
+	var err error
+	if s.ring, err = ring.Load(s.ringFile); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// topicProc is a topic server in a process of its own.
+type topicProc struct {
+	*proc
+	addr, admin string
+}
+
+// topicserver starts the topic server with an id of the ring and returns when it listens.
+func (s *site) topicserver(id string) *topicProc {
+	s.t.Helper()
+	server, _ := s.ring.Server(id)
+	ts := &topicProc{addr: server.Addr, admin: freeAddr(s.t)}
+	ts.proc = spawn(s.t, "topicserver",
+		[]string{"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + server.Addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + ts.admin})
+	ts.prints("serving topics")
+	return ts
+}
+
+// gatewayProc is a gateway in a process of its own.
+type gatewayProc struct {
+	*proc
+	addr, admin string
+	env         []string
+}
+
+// gateway starts a gateway with more environment variables and returns when it listens.
+func (s *site) gateway(env ...string) *gatewayProc {
+	s.t.Helper()
+	g := &gatewayProc{addr: freeAddr(s.t), admin: freeAddr(s.t)}
+	g.env = append([]string{"GATEWAY_ADDR=" + g.addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + g.admin}, env...)
+	g.start(s.t)
+	return g
+}
+
+// start starts the process, again if it has ended.
+func (g *gatewayProc) start(t *testing.T) {
+	t.Helper()
+	g.proc = spawn(t, "gateway", g.env)
+	g.prints("serving clients")
+}
+
+func (g *gatewayProc) url() string { return "ws://" + g.addr + "/socket" }
+
+func (g *gatewayProc) webSocketURL() string { return g.url() + "/websocket?vsn=2.0.0" }
+
+// readiness waits until /readyz gives this answer.
+func (g *gatewayProc) readiness(status int, body string) {
+	g.t.Helper()
+	var lastStatus int
+	var lastBody string
+	deadline := time.Now().Add(patience)
+	for lastStatus != status || lastBody != body {
+		if time.Now().After(deadline) {
+			g.t.Fatalf("/readyz gave %d %q last, want %d %q", lastStatus, lastBody, status, body)
+		}
+		g.alive()
+		lastStatus, lastBody = fetch(g.admin, "/readyz")
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (g *gatewayProc) ready() {
+	g.t.Helper()
+	g.readiness(http.StatusOK, "ready\n")
+}
+
+// fetch does a GET; the status is 0 if there is no answer.
+func fetch(addr, path string) (status int, body string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	req.Close = true
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(text)
+}
+
+// topicOf returns a topic that the ring gives to a server, another one for each i.
+func (s *site) topicOf(id string, i int) string {
+	s.t.Helper()
+	for n := range 1000 {
+		topic := fmt.Sprintf("topics:matrix%d", n)
+		if s.ring.Owner(topic).ID != id {
+			continue
+		}
+		if i--; i < 0 {
+			return topic
+		}
+	}
+	s.t.Fatalf("the ring gives too little to %s", id)
+	return ""
+}
+
+// refused tells whether nobody listens on an address.
+func refused(addr string) bool {
+	conn, err := net.DialTimeout("tcp", addr, patience)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}

@@ -1,0 +1,300 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ringcast/ringcast/cluster"
+	"github.com/ringcast/ringcast/cluster/verify/chaos"
+	"github.com/ringcast/ringcast/gateway"
+)
+
+// deployment is the cluster that is verified. In one process it has URLs only; else a proxy stands before every topic
+// server, the ring names the proxies, and each node has a ring file of its own.
+type deployment struct {
+	// Static.
+	urls     []string
+	gateways []*node
+	servers  []*node // all that there may be
+	proxies  map[string]*chaos.Proxy
+	stop     func() error
+
+	mu      sync.Mutex
+	version uint64
+	members []string // ids of the topic servers in the ring
+}
+
+// idle is how long a topic server that has left the ring may take to end by itself.
+const idle = 5 * time.Second
+
+// deploy starts a cluster and returns when it is ready. died is told of nodes that end by themselves.
+func deploy(ctx context.Context, cfg Config, dir string, died func(id, reason string)) (*deployment, error) {
+	if cfg.InProcess {
+		return deployHere(ctx, cfg)
+	}
+	bin, err := binaries(ctx, cfg.Bin, dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &deployment{proxies: make(map[string]*chaos.Proxy), version: 1}
+	d.stop = d.stopNodes
+	if err := d.prepare(cfg, dir, bin, died); err != nil {
+		return nil, errors.Join(err, d.stop())
+	}
+	for _, n := range slices.Concat(d.servers[:cfg.TopicServers], d.gateways) {
+		if err := n.start(); err != nil {
+			return nil, errors.Join(err, d.stop())
+		}
+	}
+	for _, n := range slices.Concat(d.servers[:cfg.TopicServers], d.gateways) {
+		if err := n.waitReady(ctx); err != nil {
+			return nil, errors.Join(err, d.stop())
+		}
+	}
+	return d, nil
+}
+
+// deployHere starts a cluster in this process.
+func deployHere(ctx context.Context, cfg Config) (*deployment, error) {
+	c, err := cluster.Start(ctx, cluster.Config{
+		Gateways: cfg.Gateways, TopicServers: cfg.TopicServers,
+		// What a stalled reader makes overflow.
+		Gateway: func(g *gateway.Config) { g.MaxQueue = queueBytes },
+	})
+	if err != nil {
+		return nil, err
+	}
+	d := &deployment{stop: c.Stop}
+	for _, g := range c.Gateways {
+		d.urls = append(d.urls, g.URL())
+	}
+	return d, nil
+}
+
+// queueBytes is a gateway's MAX_QUEUE_BYTES: little, so that a reader that stalls overflows it.
+const queueBytes = 128 << 10
+
+// prepare makes the nodes, their proxies and their ring files, and starts nothing but the proxies.
+func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason string)) error {
+	var ids []string
+	for i := range cfg.Gateways {
+		ids = append(ids, fmt.Sprintf("verify-gw-%02d", i+1))
+	}
+	for i := range maxServers {
+		ids = append(ids, fmt.Sprintf("verify-ts-%02d", i+1))
+	}
+	ports := newPorts()
+	for i, id := range ids {
+		n := &node{id: id, dir: filepath.Join(dir, id), died: died}
+		var err1, err2 error
+		n.addr, err1 = ports.free()
+		n.admin, err2 = ports.free()
+		if err := errors.Join(err1, err2, os.MkdirAll(filepath.Dir(n.ringFile()), 0o755)); err != nil {
+			return err
+		}
+		common := []string{"RING_FILE=" + n.ringFile(), "ADMIN_ADDR=" + n.admin, "LOG_FORMAT=console"}
+		if i < cfg.Gateways {
+			n.binary = filepath.Join(bin, "gateway")
+			n.env = append(common, "GATEWAY_ID="+id, "GATEWAY_ADDR="+n.addr, fmt.Sprint("MAX_QUEUE_BYTES=", queueBytes))
+			d.gateways = append(d.gateways, n)
+			d.urls = append(d.urls, "ws://"+n.addr+"/socket")
+			continue
+		}
+		n.binary = filepath.Join(bin, "topicserver")
+		// A history that no run outgrows: who is told of a gap has been told so for another reason.
+		n.env = append(common, "TOPICSERVER_ID="+id, "TOPICSERVER_ADDR="+n.addr,
+			"HISTORY_SIZE=100000", "HISTORY_BYTES=67108864", "HISTORY_TTL=1h", "TOPIC_IDLE=1h")
+		d.servers = append(d.servers, n)
+		proxy, err := chaos.Listen(n.addr, ids)
+		if err != nil {
+			return err
+		}
+		d.proxies[id] = proxy
+		if i < cfg.Gateways+cfg.TopicServers {
+			d.members = append(d.members, id)
+		}
+	}
+	return d.writeRings(d.nodes(), d.version, d.members, 1)
+}
+
+// nodes are all that there may be.
+func (d *deployment) nodes() []*node { return slices.Concat(d.servers, d.gateways) }
+
+// inRing lists the topic servers of the ring.
+func (d *deployment) inRing() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.members)
+}
+
+// running are the nodes that should run now.
+func (d *deployment) running() []*node {
+	members := d.inRing()
+	nodes := slices.DeleteFunc(slices.Clone(d.servers), func(n *node) bool { return !slices.Contains(members, n.id) })
+	return append(nodes, d.gateways...)
+}
+
+// node finds a node by its id.
+func (d *deployment) node(id string) *node {
+	for _, n := range d.nodes() {
+		if n.id == id {
+			return n
+		}
+	}
+	panic("verify: no node " + id)
+}
+
+// writeRings writes the ring file of each node, so that nobody reads half of one. Weight is that of the first server.
+func (d *deployment) writeRings(nodes []*node, version uint64, members []string, weight int) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "version: %d\nservers:\n", version)
+	for i, id := range members {
+		fmt.Fprintf(&b, "  - id: %s\n    addr: %s\n", id, d.proxies[id].Addr())
+		if i == 0 && weight != 1 {
+			fmt.Fprintf(&b, "    weight: %d\n", weight)
+		}
+	}
+	for _, n := range nodes {
+		path := n.ringFile()
+		if err := os.WriteFile(path+".new", b.Bytes(), 0o644); err != nil {
+			return fmt.Errorf("write ring: %w", err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return fmt.Errorf("write ring: %w", err)
+		}
+	}
+	return nil
+}
+
+// resize edits the ring to have so many topic servers: it starts the new ones, edits every node's file in an order by
+// rng, and stops those that are no longer named when they have ended by themselves or have had time for it.
+func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := d.members
+	members := slices.Clone(old)
+	for _, n := range d.servers {
+		if len(members) < count && !slices.Contains(members, n.id) {
+			members = append(members, n.id)
+		}
+	}
+	for len(members) > count {
+		i := rng.IntN(len(members))
+		members = slices.Delete(members, i, i+1)
+	}
+	d.version++
+	d.members = members
+	for _, id := range members {
+		if n := d.node(id); !slices.Contains(old, id) {
+			if err := errors.Join(d.writeRings([]*node{n}, d.version, members, 1), n.start(), n.waitReady(ctx)); err != nil {
+				return err
+			}
+		}
+	}
+	removed := slices.DeleteFunc(slices.Clone(d.servers), func(n *node) bool {
+		return slices.Contains(members, n.id) || !slices.Contains(old, n.id)
+	})
+	for _, n := range removed {
+		n.expectEnd()
+	}
+	nodes := d.nodes()
+	rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	if err := d.writeRings(nodes, d.version, members, 1); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range removed {
+		if gone := n.expectEnd(); gone != nil {
+			select {
+			case <-gone:
+			case <-time.After(idle):
+			case <-ctx.Done():
+			}
+		}
+		errs = append(errs, n.stop())
+	}
+	return errors.Join(errs...)
+}
+
+// disagree edits the ring file of one node only: with the next version, which the others are to learn from it, or with
+// the same version, which is a conflict.
+func (d *deployment) disagree(n *node, nextVersion bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if nextVersion {
+		d.version++
+	}
+	return d.writeRings([]*node{n}, d.version, d.members, 2)
+}
+
+// agree edits the ring files of all nodes to a version that none has seen.
+func (d *deployment) agree() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.version++
+	return d.writeRings(d.nodes(), d.version, d.members, 1)
+}
+
+// heal ends every fault and returns when all nodes are ready that should run.
+func (d *deployment) heal(ctx context.Context) error {
+	for _, p := range d.proxies {
+		p.SetAll(chaos.Fault{})
+	}
+	nodes := d.running()
+	for _, n := range nodes {
+		n.resume()
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	for _, n := range nodes {
+		if err := n.waitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopNodes stops gateways, then topic servers, and returns what did not end well.
+func (d *deployment) stopNodes() error {
+	var errs []error
+	for _, nodes := range [][]*node{d.gateways, d.servers} {
+		var wg sync.WaitGroup
+		results := make([]error, len(nodes))
+		for i, n := range nodes {
+			wg.Go(func() { results[i] = n.stop() })
+		}
+		wg.Wait()
+		errs = append(errs, results...)
+	}
+	for _, p := range d.proxies {
+		p.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// ports hands out addresses of 127.0.0.1. They stay below the range from which systems take the ports of outgoing
+// connections, so that none takes a node's port while the node is down.
+type ports struct{ next int }
+
+func newPorts() *ports { return &ports{20000 + rand.IntN(10000)} }
+
+func (p *ports) free() (string, error) {
+	for range 1000 {
+		p.next++
+		addr := fmt.Sprintf("127.0.0.1:%d", p.next)
+		if lis, err := net.Listen("tcp", addr); err == nil {
+			return addr, lis.Close()
+		}
+	}
+	return "", errors.New("no free port from 20000 to 31000")
+}

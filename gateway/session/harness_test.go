@@ -1,0 +1,339 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ringcast/ringcast/gateway/router"
+	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/proto/codec"
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait for something that must happen.
+const patience = 10 * time.Second
+
+// owner is a topic server that does what the names say: it accepts every subscription and publish, but
+//
+//	topics that end in "silent" are not answered until the test calls answer,
+//	topics that end in "refused" are NOT_OWNER,
+//	publishes of an event that is the name of a code end with that code,
+//	publishes of the event "lost" end the lane.
+type owner struct {
+	mu          sync.Mutex
+	wire        *link.Lane
+	lanes       int // how many there have been
+	offsets     map[string]uint64
+	subscribed  map[string]bool
+	subscribers map[string]map[uint64]bool
+	unanswered  map[string]uint64 // refs of Subscribes, by topic
+}
+
+func (o *owner) handle(wire *link.Lane) {
+	o.mu.Lock()
+	o.wire = wire
+	o.lanes++
+	o.subscribed, o.subscribers, o.unanswered = map[string]bool{}, map[string]map[uint64]bool{}, map[string]uint64{}
+	o.mu.Unlock()
+	_ = wire.Receive(func(kind linkpb.Kind, body []byte) error {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.item(kind, body)
+	}, wire.Flush)
+}
+
+func (o *owner) item(kind linkpb.Kind, body []byte) error {
+	switch kind {
+	case linkpb.KindHello:
+		o.wire.Greeted()
+		o.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{Server: "ts", RingVersion: 1})
+	case linkpb.KindSubscribe:
+		var m linkpb.Subscribe
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		o.unanswered[m.Topic] = m.Ref
+		switch {
+		case strings.HasSuffix(m.Topic, "refused"):
+			o.reply(m.Ref, linkpb.Code_NOT_OWNER, m.Topic)
+		case !strings.HasSuffix(m.Topic, "silent"):
+			o.accept(m.Topic)
+		}
+	case linkpb.KindUnsubscribe:
+		var m linkpb.Unsubscribe
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		delete(o.subscribed, m.Topic)
+		delete(o.subscribers, m.Topic)
+	case linkpb.KindJoin, linkpb.KindLeave:
+		var m linkpb.Join // Leave has the same fields
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		if o.subscribers[m.Topic] == nil {
+			o.subscribers[m.Topic] = make(map[uint64]bool)
+		}
+		if delete(o.subscribers[m.Topic], m.Subscriber); kind == linkpb.KindJoin {
+			o.subscribers[m.Topic][m.Subscriber] = true
+		}
+	case linkpb.KindPublish:
+		var m linkpb.Publish
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		return o.publish(&m)
+	}
+	return nil
+}
+
+func (o *owner) publish(m *linkpb.Publish) error {
+	if m.Event == "lost" {
+		return io.ErrUnexpectedEOF
+	}
+	if code := linkpb.Code_value[m.Event]; code != 0 {
+		o.reply(m.Ref, linkpb.Code(code), m.Topic)
+		return nil
+	}
+	o.offsets[m.Topic]++
+	o.reply(m.Ref, linkpb.Code_OK, m.Topic)
+	if o.subscribed[m.Topic] {
+		o.wire.Append(linkpb.KindMessage, &linkpb.Message{
+			Topic: m.Topic, Position: o.position(m.Topic), Event: m.Event, Payload: m.Payload, Binary: m.Binary,
+		})
+	}
+	return nil
+}
+
+func (o *owner) position(topic string) *linkpb.Position {
+	return &linkpb.Position{Epoch: 1, Offset: o.offsets[topic]}
+}
+
+func (o *owner) reply(ref uint64, code linkpb.Code, topic string) {
+	rep := &linkpb.Reply{Ref: ref, Code: code, Detail: "the owner's detail"}
+	if code == linkpb.Code_OK {
+		rep.Detail, rep.Position = "", o.position(topic)
+	}
+	o.wire.Append(linkpb.KindReply, rep)
+}
+
+func (o *owner) accept(topic string) {
+	o.subscribed[topic] = true
+	o.reply(o.unanswered[topic], linkpb.Code_OK, topic)
+	delete(o.unanswered, topic)
+}
+
+// answer accepts the subscription of a silent topic; it reports false until there is one.
+func (o *owner) answer(topic string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.unanswered[topic] == 0 {
+		return false
+	}
+	o.accept(topic)
+	o.wire.Flush()
+	return true
+}
+
+// lose makes the gateway lose a message of the topic, and its link. It returns how many links there have been.
+func (o *owner) lose(topic string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.offsets[topic]++
+	o.wire.Close()
+	return o.lanes
+}
+
+func (o *owner) lanesSoFar() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lanes
+}
+
+// present returns how many subscribers the topic has.
+func (o *owner) present(topic string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.subscribers[topic])
+}
+
+// house is a router with its sessions, on one loop, in front of an owner.
+type house struct {
+	t        *testing.T
+	owner    *owner
+	loops    *socket.Loops
+	router   *router.Router
+	sessions *Sessions
+}
+
+func newHouse(t *testing.T, topics string, maxChannels int) *house {
+	t.Helper()
+	served, err := ParseTopics(topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &house{t: t, owner: &owner{offsets: make(map[string]uint64)}}
+	rg, err := ring.New(1, []ring.Server{{ID: "ts", Addr: lis.Addr().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.loops, err = socket.New(socket.Config{Loops: 1, IdleTimeout: -1}); err != nil {
+		t.Fatal(err)
+	}
+	h.router, err = router.New(router.Config{
+		Gateway: "gw", Ring: rg, Loops: h.loops, Lanes: 1, Linger: 20 * time.Millisecond, JoinTimeout: 200 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.sessions = New(Config{Topics: served, MaxChannels: maxChannels}, h.router.Local(0))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = link.Serve(ctx, lis, link.ServeConfig{Handle: h.owner.handle}) })
+	wg.Go(func() { h.router.Run(ctx) })
+	t.Cleanup(func() { h.loops.Close(); cancel(); wg.Wait() })
+	h.eventually("the link is up", func() bool { return h.router.Ready() == nil })
+	return h
+}
+
+func (h *house) eventually(what string, cond func() bool) {
+	h.t.Helper()
+	for end := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			h.t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// client speaks frames over a plain socket.
+type client struct {
+	t  *testing.T
+	nc net.Conn
+	br *bufio.Reader
+}
+
+func (h *house) connect(t *testing.T, k codec.Kind) *client {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	nc, err := net.Dial("tcp", lis.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	server, err := lis.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if err := h.loops.Adopt(server, func(c *socket.Conn) socket.Handler { return h.sessions.Open(c, k) }); err != nil {
+		t.Fatal(err)
+	}
+	return &client{t, nc, bufio.NewReader(nc)}
+}
+
+// say sends frames in one write. One that does not start as JSON does is binary.
+func (c *client) say(frames ...string) {
+	c.t.Helper()
+	var b []byte
+	for _, f := range frames {
+		first := byte(0x81)
+		if !strings.ContainsAny(f[:1], "[{") {
+			first = 0x82
+		}
+		b = append(b, first)
+		if len(f) < 126 {
+			b = append(b, 0x80|byte(len(f)))
+		} else {
+			b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(len(f)))
+		}
+		b = append(append(b, 0, 0, 0, 0), f...) // a mask of zeros
+	}
+	if _, err := c.nc.Write(b); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// hear returns the next frame: its payload, or "close <code> <reason>".
+func (c *client) hear() string {
+	c.t.Helper()
+	_ = c.nc.SetReadDeadline(time.Now().Add(patience))
+	head := make([]byte, 4)
+	_, err := io.ReadFull(c.br, head[:2])
+	n := int(head[1])
+	if err == nil && n == 126 {
+		_, err = io.ReadFull(c.br, head[2:])
+		n = int(binary.BigEndian.Uint16(head[2:]))
+	}
+	body := make([]byte, n)
+	if err == nil {
+		_, err = io.ReadFull(c.br, body)
+	}
+	if err != nil {
+		c.t.Fatalf("hear: %v", err)
+	}
+	if head[0] == 0x88 {
+		return fmt.Sprintf("close %d %s", binary.BigEndian.Uint16(body), body[2:])
+	}
+	return string(body)
+}
+
+func (c *client) expect(frames ...string) {
+	c.t.Helper()
+	for _, want := range frames {
+		if got := c.hear(); got != want {
+			c.t.Fatalf("heard %s\n want %s", got, want)
+		}
+	}
+}
+
+// play runs a transcript: lines that start with > are said, those with < are wanted, and others are actions. After the
+// last line the client wants to hear nothing more, which a heartbeat shows.
+func (h *house) play(t *testing.T, k codec.Kind, script string, actions map[string]func()) {
+	t.Helper()
+	c := h.connect(t, k)
+	for line := range strings.Lines(strings.TrimSpace(script)) {
+		switch line = strings.TrimSpace(line); {
+		case strings.HasPrefix(line, ">"):
+			c.say(strings.TrimSpace(line[1:]))
+		case strings.HasPrefix(line, "<"):
+			c.expect(strings.TrimSpace(line[1:]))
+		case actions[line] != nil:
+			actions[line]()
+		default:
+			t.Fatalf("bad line in the transcript: %q", line)
+		}
+		if strings.HasPrefix(line, "< close") {
+			return
+		}
+	}
+	if k == codec.PhoenixV1 {
+		c.say(`{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"hb"}`)
+		c.expect(`{"event":"phx_reply","payload":{"response":{},"status":"ok"},"ref":"hb","topic":"phoenix"}`)
+		return
+	}
+	c.say(`[null,"hb","phoenix","heartbeat",{}]`)
+	c.expect(`[null,"hb","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+}
