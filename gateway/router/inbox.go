@@ -1,0 +1,289 @@
+package router
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/ringcast/ringcast/gateway/hub"
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// inbox handles what comes down the lane: it decides which loops get it and posts one task to each loop per batch.
+// Owned by the lane's run goroutine.
+type inbox struct {
+	lane    *lane
+	loops   [][]event // collected for each loop in this batch
+	reply   linkpb.Reply
+	decoded linkpb.Message
+	touched []*lane // have items appended in this batch
+	batch   uint64  // counts the batches of events posted to loops
+
+	mu      sync.Mutex
+	flushed uint64   // the last batch that the loops have
+	after   []string // topics for which another inbox holds something until this one has flushed
+}
+
+func (in *inbox) init(l *lane) {
+	in.lane = l
+	in.loops = make([][]event, l.r.cfg.Loops.Len())
+}
+
+// item handles one item of a Down.
+func (in *inbox) item(kind linkpb.Kind, body []byte) error {
+	switch kind {
+	case linkpb.KindReply:
+		in.reply = linkpb.Reply{}
+		if err := in.reply.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.answer(&in.reply)
+	case linkpb.KindMessage:
+		// The one copy of the message on this gateway: loops deliver from it after the lane's buffer is reused.
+		own := append([]byte(nil), body...)
+		in.decoded = linkpb.Message{}
+		if err := in.decoded.UnmarshalVTUnsafe(own); err != nil {
+			return err
+		}
+		in.receive(&in.decoded)
+	case linkpb.KindDigest:
+		var d linkpb.Digest
+		if err := d.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.digest(d.Topic, position(d.Position))
+	case linkpb.KindSealed:
+		var m linkpb.Sealed
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.sealed(m.Topic, position(m.Position))
+	case linkpb.KindDownRing:
+		var m linkpb.Ring
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.lane.learn(&m)
+	case linkpb.KindDownPing:
+		in.sweepMoves()
+	}
+	return nil
+}
+
+// answer handles a Reply.
+func (in *inbox) reply_(rep *linkpb.Reply) {
+	p, ok := in.lane.take(rep.Ref)
+	if !ok {
+		return
+	}
+	if p.publish != nil {
+		in.landed(p.publish, Outcome{Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position)})
+		return
+	}
+	s := in.lane.r.shard(p.topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A subscription that has been given up since, and perhaps made again, has another ref: the old Reply must not
+	// answer the new one, which has no message between the two.
+	switch sub := s.topics[p.topic]; {
+	case sub == nil:
+	case sub.lane == in.lane && sub.fetch.ref == rep.Ref:
+		in.replied(&sub.fetch, sub, rep)
+	case sub.next != nil && sub.next.lane == in.lane && sub.next.fetch.ref == rep.Ref:
+		in.replied(&sub.next.fetch, sub, rep)
+	}
+}
+
+// landed gives a publish its outcome, unless it is to be sent to another server.
+func (in *inbox) landed(p *publish, o Outcome) {
+	s := in.lane.r.shard(p.req.Topic)
+	s.mu.Lock()
+	bounced := o.Code == linkpb.Code_NOT_OWNER
+	if sub := s.topics[p.req.Topic]; sub != nil {
+		sub.flow.landed(p, bounced)
+		if bounced {
+			in.touch(sub.flow.lane)
+		}
+	} else if bounced {
+		bounced, o = false, refusal(linkpb.Code_UNAVAILABLE)
+	}
+	s.mu.Unlock()
+	switch {
+	case bounced:
+	case p.local == nil:
+		p.done(o)
+	default:
+		in.post(p.local.loop.Index(), event{kind: eventDone, done: p.done, outcome: o})
+	}
+}
+
+// receive sorts a message: part of an answer, the next one, an old one, or a sign that some are missing.
+func (in *inbox) receive(m *linkpb.Message) {
+	r := in.lane.r
+	s := r.shard(m.Topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.topics[m.Topic]
+	switch {
+	case sub == nil || !sub.wanted:
+		r.stats.stray.Add(1)
+	case sub.lane == in.lane:
+		if sub.fetch.missing > 0 {
+			in.past(&sub.fetch, sub, m)
+			return
+		}
+		own := hub.NewMessage(sub.name, m)
+		if in.mayPost(sub, held{message: own}) {
+			in.message(sub, own)
+		}
+	case sub.next != nil && sub.next.lane == in.lane:
+		n := sub.next
+		switch {
+		case n.fetch.missing > 0:
+			in.past(&n.fetch, sub, m)
+		case n.fetch.replied:
+			n.buffer = append(n.buffer, hub.NewMessage(sub.name, m))
+			if n.bytes += len(m.Payload) + 256; n.bytes > maxMoveBuffer {
+				in.arrive(sub)
+			}
+		default:
+			r.stats.stray.Add(1)
+		}
+	default:
+		r.stats.stray.Add(1)
+	}
+}
+
+// past takes a message that belongs to an answer.
+func (in *inbox) past(f *fetch, sub *subscription, m *linkpb.Message) {
+	f.past = append(f.past, hub.NewMessage(sub.name, m))
+	if f.missing--; f.missing == 0 {
+		in.answered(f, sub)
+	}
+}
+
+// message hands the next message to the loops that have subscribers. One that was delivered already is dropped; one
+// that does not follow the last one shows that some are missing, and is fetched with them.
+func (in *inbox) message(sub *subscription, m *hub.Message) {
+	r := in.lane.r
+	if !sub.flowing {
+		r.stats.stray.Add(1)
+		return
+	}
+	if m.Position.Epoch == sub.last.Epoch && m.Position.Offset <= sub.last.Offset {
+		r.stats.stray.Add(1)
+		return
+	}
+	if m.Position.Epoch != sub.last.Epoch || m.Position.Offset != sub.last.Offset+1 {
+		sub.resync(r)
+		in.touch(sub.lane)
+		return
+	}
+	sub.last = m.Position
+	if behind := in.behind(sub.live); behind != 0 {
+		sub.live &^= behind
+		r.stats.overruns.Add(1)
+		in.postMask(sub, behind, event{kind: eventEnd, sub: sub, outcome: Outcome{Position: sub.last}})
+	}
+	if sub.live != 0 {
+		r.stats.messages.Add(1)
+		in.postMask(sub, sub.live, event{kind: eventMessage, message: m})
+	}
+	if sub.next != nil && sub.next.fetch.answered() {
+		in.arrive(sub)
+	}
+}
+
+// digest compares a subscription with what its owner says to have sent: a lost tail shows nowhere else.
+func (in *inbox) digest(topic string, top hub.Position) {
+	s := in.lane.r.shard(topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.topics[topic]
+	if sub == nil || sub.lane != in.lane || !sub.flowing || len(sub.held) > 0 || sub.last.Reached(top) {
+		return
+	}
+	sub.resync(in.lane.r)
+	in.touch(sub.lane)
+}
+
+// sealed takes the owner's last word about a topic. What it says is missing is fetched from the next owner.
+func (in *inbox) sealed(topic string, _ hub.Position) {
+	r := in.lane.r
+	s := r.shard(topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.topics[topic]
+	if sub == nil || sub.lane != in.lane {
+		return
+	}
+	sub.sealed = true
+	switch {
+	case sub.next != nil:
+		in.arrive(sub)
+	case r.route(topic) == sub.lane:
+		// The ring gives it back to the one that has just let it go.
+		sub.sealed = false
+		sub.resync(r)
+		in.touch(sub.lane)
+	}
+}
+
+// touch makes the lane be flushed at the end of the batch.
+func (in *inbox) touch(l *lane) {
+	if !slices.Contains(in.touched, l) {
+		in.touched = append(in.touched, l)
+	}
+}
+
+// behind returns those of the loops that have more messages waiting than they may have. The topic that has one more
+// ends there: its clients are told, and join again when they find the time.
+func (in *inbox) behind(loops uint64) (behind uint64) {
+	for i, local := range in.lane.r.locals {
+		if loops&(1<<i) != 0 && local.backlog.Load() > int64(in.lane.r.cfg.MaxLoopBacklog) {
+			behind |= 1 << i
+		}
+	}
+	return behind
+}
+
+// postMask posts an event of a subscription to some loops. The caller holds the shard's lock and may post.
+func (in *inbox) postMask(sub *subscription, loops uint64, e event) {
+	sub.poster, sub.posted = in, in.batch
+	for i := range in.loops {
+		if loops&(1<<i) != 0 {
+			in.post(i, e)
+		}
+	}
+}
+
+func (in *inbox) post(loop int, e event) { in.loops[loop] = append(in.loops[loop], e) }
+
+// flush ends a batch: one task for each loop that has something to do.
+func (in *inbox) flush() {
+	for i, events := range in.loops {
+		if len(events) == 0 {
+			continue
+		}
+		in.loops[i] = nil
+		size := int64(0)
+		for j := range events {
+			size += events[j].size()
+		}
+		local := in.lane.r.locals[i]
+		local.backlog.Add(size)
+		local.loop.Post(func() {
+			local.backlog.Add(-size)
+			local.handle(events)
+		})
+	}
+	for i, l := range in.touched {
+		l.flush()
+		in.touched[i] = nil
+	}
+	in.touched = in.touched[:0]
+	in.goOn()
+}
+
+func position(p *linkpb.Position) hub.Position {
+	return hub.Position{Epoch: p.GetEpoch(), Offset: p.GetOffset()}
+}
