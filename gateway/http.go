@@ -170,10 +170,11 @@ func (o *origins) allows(text string) bool {
 }
 
 // canonicalOrigin returns scheme, host and port of an origin in lower case, with the port that the scheme implies if
-// none is given. It reports false for a text that is no origin, such as null.
+// none is given. It reports false for a text that is no origin, such as null, and for one with a wildcard: names match
+// whole or not at all.
 func canonicalOrigin(text string) (string, bool) {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme == "" || u.Hostname() == "" || (url.URL{Scheme: u.Scheme, Host: u.Host}) != *u {
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || strings.Contains(u.Host, "*") || (url.URL{Scheme: u.Scheme, Host: u.Host}) != *u {
 		return "", false
 	}
 	port := u.Port()

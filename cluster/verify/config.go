@@ -92,9 +92,9 @@ type Config struct {
 	HealWithin time.Duration
 	// MaxPause, if set, bounds how long publishes of a topic may go unacknowledged.
 	MaxPause time.Duration
-	// Tamper falsifies what subscribers receive, to see the verification fail: drop, double or swap one message in a
-	// thousand. Default none.
-	Tamper string
+	// Tamper falsifies what subscribers receive, to see the verification fail: drop, double or swap. Default none.
+	Tamper      string
+	TamperEvery int // one message in so many; default 1000
 
 	// InProcess runs the nodes in this process. There are faults of clients only then.
 	InProcess bool
@@ -123,6 +123,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	def(&cfg.Publishers, 4)
 	def(&cfg.Subscribers, 12)
 	def(&cfg.Window, 8)
+	def(&cfg.TamperEvery, 1000)
 	if cfg.Duration == 0 {
 		cfg.Duration = 30 * time.Second
 	}
@@ -149,6 +150,7 @@ func (cfg *Config) validate() error {
 	}{
 		{"gateways", cfg.Gateways, 1, 16}, {"topicservers", cfg.TopicServers, 1, maxServers}, {"topics", cfg.Topics, 1, 100},
 		{"publishers", cfg.Publishers, 1, 1000}, {"subscribers", cfg.Subscribers, 1, 10000}, {"window", cfg.Window, 1, 1000},
+		{"tamper-every", cfg.TamperEvery, 1, math.MaxInt32},
 	} {
 		if n.value < n.min || n.value > n.max {
 			errs = append(errs, fmt.Errorf("%s is %d: must be %d to %d", n.name, n.value, n.min, n.max))

@@ -28,9 +28,11 @@ type deployment struct {
 	proxies  map[string]*chaos.Proxy
 	stop     func() error
 
+	editing sync.Mutex // held over one edit of the ring; taken before mu
+
 	mu      sync.Mutex
 	version uint64
-	members []string // ids of the topic servers in the ring
+	members []string // ids of the topic servers in the ring; replaced, never changed
 }
 
 // idle is how long a topic server that has left the ring may take to end by itself.
@@ -133,7 +135,15 @@ func (d *deployment) nodes() []*node { return slices.Concat(d.servers, d.gateway
 func (d *deployment) inRing() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.members)
+	return d.members
+}
+
+// nextVersion is a version that no node has seen.
+func (d *deployment) nextVersion() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.version++
+	return d.version
 }
 
 // running are the nodes that should run now.
@@ -178,9 +188,9 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 // resize edits the ring to have so many topic servers: it starts the new ones, edits every node's file in an order by
 // rng, and stops those that are no longer named when they have ended by themselves or have had time for it.
 func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	old := d.members
+	d.editing.Lock()
+	defer d.editing.Unlock()
+	old := d.inRing()
 	members := slices.Clone(old)
 	for _, n := range d.servers {
 		if len(members) < count && !slices.Contains(members, n.id) {
@@ -191,11 +201,13 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 		i := rng.IntN(len(members))
 		members = slices.Delete(members, i, i+1)
 	}
-	d.version++
+	version := d.nextVersion()
+	d.mu.Lock()
 	d.members = members
+	d.mu.Unlock()
 	for _, id := range members {
 		if n := d.node(id); !slices.Contains(old, id) {
-			if err := errors.Join(d.writeRings([]*node{n}, d.version, members, 1), n.start(), n.waitReady(ctx)); err != nil {
+			if err := errors.Join(d.writeRings([]*node{n}, version, members, 1), n.start(), n.waitReady(ctx)); err != nil {
 				return err
 			}
 		}
@@ -208,7 +220,7 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 	}
 	nodes := d.nodes()
 	rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-	if err := d.writeRings(nodes, d.version, members, 1); err != nil {
+	if err := d.writeRings(nodes, version, members, 1); err != nil {
 		return err
 	}
 	var errs []error
@@ -227,21 +239,23 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 
 // disagree edits the ring file of one node only: with the next version, which the others are to learn from it, or with
 // the same version, which is a conflict.
-func (d *deployment) disagree(n *node, nextVersion bool) error {
+func (d *deployment) disagree(n *node, next bool) error {
+	d.editing.Lock()
+	defer d.editing.Unlock()
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if nextVersion {
-		d.version++
+	version := d.version
+	d.mu.Unlock()
+	if next {
+		version = d.nextVersion()
 	}
-	return d.writeRings([]*node{n}, d.version, d.members, 2)
+	return d.writeRings([]*node{n}, version, d.inRing(), 2)
 }
 
 // agree edits the ring files of all nodes to a version that none has seen.
 func (d *deployment) agree() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.version++
-	return d.writeRings(d.nodes(), d.version, d.members, 1)
+	d.editing.Lock()
+	defer d.editing.Unlock()
+	return d.writeRings(d.nodes(), d.nextVersion(), d.inRing(), 1)
 }
 
 // heal ends every fault and returns when all nodes are ready that should run.

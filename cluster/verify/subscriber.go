@@ -30,6 +30,7 @@ type client struct {
 // progress is how far a client has come on one topic.
 type progress struct {
 	joined bool
+	gap    bool   // the last join was told of one
 	last   string // id of the last message received
 }
 
@@ -49,6 +50,7 @@ type clientConfig struct {
 	positions bool
 	rng       *rand.Rand
 	tamper    string
+	every     int // one message in so many
 }
 
 // newClient returns a client that is not running yet.
@@ -63,14 +65,14 @@ func newClient(log *record.Log, name string, cfg clientConfig) *client {
 		OnBad:   func(err error) { c.actor.Add(record.Record{Kind: record.Bad, Reason: err.Error()}) },
 	}
 	if cfg.tamper != "" {
-		socket.Tamper = tamperer(cfg.tamper, cfg.rng)
+		socket.Tamper = tamperer(cfg.tamper, cfg.every, cfg.rng)
 	}
 	c.socket = phx.New(socket)
 	return c
 }
 
-// tamperer is a phx.Config.Tamper that does what it is named after to one message in a thousand.
-func tamperer(what string, rng *rand.Rand) func(phx.Frame) []phx.Frame {
+// tamperer is a phx.Config.Tamper that does what it is named after to one message in so many.
+func tamperer(what string, every int, rng *rand.Rand) func(phx.Frame) []phx.Frame {
 	var held *phx.Frame // a message that the next one of its topic overtakes
 	return func(f phx.Frame) []phx.Frame {
 		if held != nil && held.Topic == f.Topic {
@@ -78,7 +80,7 @@ func tamperer(what string, rng *rand.Rand) func(phx.Frame) []phx.Frame {
 			held = nil
 			return []phx.Frame{f, late}
 		}
-		if f.Event != eventName || held != nil || rng.IntN(1000) > 0 {
+		if f.Event != eventName || held != nil || rng.IntN(every) > 0 {
 			return []phx.Frame{f}
 		}
 		switch what {
@@ -160,7 +162,7 @@ func (c *client) joined(m *member, response json.RawMessage) {
 		}
 	}
 	c.actor.Add(r)
-	c.progress(topic, func(p *progress) { p.joined = true })
+	c.progress(topic, func(p *progress) { p.joined, p.gap = true, !r.Recovered && !r.Asked.IsZero() })
 	if m.joined != nil {
 		m.joined()
 	}

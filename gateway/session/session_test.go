@@ -151,6 +151,17 @@ func TestConversations(t *testing.T) {
 			answer room:silent
 			< ["3","3","room:silent","phx_reply",{"response":{},"status":"ok"}]
 			< ["1","1","room:silent","phx_close",{}]`},
+		{"leave while the channel is being replaced", `
+			> ["1","1","room:silent","phx_join",{}]
+			answer room:silent
+			< ["1","1","room:silent","phx_reply",{"response":{},"status":"ok"}]
+			lose room:a
+			the link is up
+			> ["2","2","room:silent","phx_join",{}]
+			> ["2","3","room:silent","phx_leave",{}]
+			< ["2","3","room:silent","phx_reply",{"response":{},"status":"ok"}]
+			< ["1","1","room:silent","phx_close",{}]
+			< ["2","2","room:silent","phx_close",{}]`},
 		{"leave before the answer", `
 			> ["1","1","hall:silent","phx_join",{}]
 			> ["2","2","hall:silent","phx_join",{}]

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -95,4 +96,27 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%q under %q: got %d %q, want %d %q", tt.topic, tt.patterns, got, text, tt.want, tt.text)
 		}
 	}
+}
+
+// Whatever a client names, it joins only a topic that the patterns and the rules for names allow.
+func FuzzJudge(f *testing.F) {
+	for _, seed := range []string{"room:a", "topics:ab", "topics:a", "topics:a-b", "phoenix", "reg:a", "", ":", "a:\x00", "lobby", "x:\xff"} {
+		f.Add(seed)
+	}
+	topics, err := ParseTopics("*:*,lobby")
+	if err != nil {
+		f.Fatal(err)
+	}
+	wanted := regexp.MustCompile(`^([A-Za-z0-9_.-][A-Za-z0-9_.:-]*:[A-Za-z0-9_.:-]+|[A-Za-z0-9_.-]+:[A-Za-z0-9_.:-]+|lobby)$`)
+	unwanted := regexp.MustCompile(`^(reg:|topics:(.|.{65,}|.*[^A-Za-z0-9].*)$)`)
+	f.Fuzz(func(t *testing.T, topic string) {
+		want := wanted.MatchString(topic) && !unwanted.MatchString(topic) && len(topic) <= MaxTopicBytes
+		v, text := topics.judge(topic)
+		if (v == served) != want {
+			t.Errorf("%q: verdict %d, want served: %v", topic, v, want)
+		}
+		if (text == "") != (v == served || v == unmatched) {
+			t.Errorf("%q: verdict %d with the text %q", topic, v, text)
+		}
+	})
 }

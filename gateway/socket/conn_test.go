@@ -286,3 +286,25 @@ func TestHandlerOf(t *testing.T) {
 		}
 	})
 }
+
+// Any byte counts as a sign of life, a torn frame's too.
+func TestLastReceived(t *testing.T) {
+	c := parked(newProbe(nil))
+	c.loop.now = 5 * time.Second
+	c.received(text("x")[:1])
+	if c.last != 5*time.Second {
+		t.Fatalf("last received at %v", c.last)
+	}
+}
+
+// A writer that comes after the kick does not wait for its own deadline.
+func TestKickedStreamWritesNothing(t *testing.T) {
+	client, server := net.Pipe()
+	defer client.Close()
+	defer server.Close()
+	s := newStream(server)
+	s.kick()
+	if n, err := s.write([]byte("x"), time.Hour); n != 0 || err != ErrClosed {
+		t.Fatalf("wrote %d bytes, %v", n, err)
+	}
+}

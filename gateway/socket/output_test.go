@@ -509,3 +509,26 @@ func BenchmarkPost(b *testing.B) {
 		<-done
 	}
 }
+
+// What waits for the socket is the connection's own copy: the frame is the
+// sender's again after the turn, the staging buffer the loop's.
+func TestRestIsCopied(t *testing.T) {
+	frame := AppendFrame(nil, OpText, nil, []byte(strings.Repeat("x", 300)))
+	for _, kind := range []string{"SendFramed", "Send"} {
+		c := parked(newProbe(nil))
+		c.armed = true
+		if kind == "Send" {
+			c.Send(OpText, frame[4:])
+		} else {
+			c.SendFramed(frame)
+		}
+		was := c.out
+		c.taken(10)
+		if &c.out[0] == &was[10] || string(c.out) != string(frame[10:]) {
+			t.Errorf("%s: rest of %d bytes is not a copy", kind, len(c.out))
+		}
+		if given := len(c.loop.free) == 1; given != (kind == "Send") {
+			t.Errorf("%s: %d buffers given back", kind, len(c.loop.free))
+		}
+	}
+}

@@ -61,7 +61,11 @@ func serve(t testing.TB, cfg ServeConfig) (addr string, stop func() error) {
 	go func() { done <- Serve(ctx, lis, cfg) }()
 	stop = sync.OnceValue(func() error {
 		cancel()
-		return await(t, "Serve to return", done)
+		err := await(t, "Serve to return", done)
+		if lis.Close() == nil {
+			t.Error("Serve left its listener open")
+		}
+		return err
 	})
 	t.Cleanup(func() {
 		if err := stop(); err != nil {

@@ -78,7 +78,7 @@ func Watch(ctx context.Context, cfg WatchConfig) error {
 		w.run(ctx, nil, nil)
 		return nil
 	}
-	defer notify.Close()
+	defer func() { _ = notify.Close() }()
 	w.notify = notify
 	w.run(ctx, notify.Events, notify.Errors)
 	return nil

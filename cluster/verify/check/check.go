@@ -153,6 +153,10 @@ type op struct {
 
 func (o *op) acked() bool { return o.end != nil && o.end.Kind == record.OK }
 
+// steady reports whether the publish was sent once and acknowledged, so that its place among those of its publisher is
+// known.
+func (o *op) steady() bool { return o.acked() && o.tries == 1 }
+
 // position is where the publish stands as far as anybody knows.
 func (o *op) position() record.Position {
 	if o.acked() && !o.end.Position.IsZero() {
@@ -201,7 +205,9 @@ func (c *checker) index(r *record.Record) {
 		s.records = append(s.records, r)
 		c.count(r)
 	case record.Close:
-		c.counts.Closes++
+		if c.end == nil {
+			c.counts.Closes++
+		}
 		for _, s := range c.actors[r.Actor] {
 			s.records = append(s.records, r)
 		}

@@ -317,6 +317,13 @@ func TestWhatIsNoAnomaly(t *testing.T) {
 			ok p1 m2 e:1
 			retry p1 m1
 			ok p1 m1 e:2`},
+		{"one of unknown outcome stands behind what came later", `
+			join s1 e:0
+			begin p1 m1
+			info p1 m1
+			begin p1 m2
+			recv s1 e:1 m2
+			recv s1 e:2 m1`},
 		{"a retry stands in the next epoch too", `
 			join s1 e:0
 			begin p1 m1

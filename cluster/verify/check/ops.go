@@ -154,13 +154,14 @@ func (t *topic) before(a, b record.Position) bool {
 	return a.Offset < b.Offset
 }
 
-// checkFIFO checks I9. A publish that was sent again may be overtaken by what its publisher sent after the first try.
+// checkFIFO checks I9. A publish that was sent again, or was never acknowledged, may be overtaken by what its publisher sent
+// later, perhaps over another connection.
 func (c *checker) checkFIFO(t *topic) {
 	type front struct {
 		op  *op
 		pos record.Position
 	}
-	fronts := make(map[string]front) // by publisher: the highest position so far of a publish sent once
+	fronts := make(map[string]front) // by publisher: the highest position so far
 	for _, o := range t.ops {
 		p := o.position()
 		if p.IsZero() {
@@ -171,7 +172,7 @@ func (c *checker) checkFIFO(t *topic) {
 			c.report(FIFO, []*record.Record{f.op.invoke, f.op.end, o.invoke, o.end},
 				"%s: %s sent %s before %s, but they stand at %v and %v", t.name, o.invoke.Actor, f.op.invoke.ID, o.invoke.ID, f.pos, p)
 		}
-		if o.tries == 1 && (!ok || t.before(f.pos, p)) {
+		if o.steady() && (!ok || t.before(f.pos, p)) {
 			fronts[o.invoke.Actor] = front{o, p}
 		}
 	}

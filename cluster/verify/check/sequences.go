@@ -78,7 +78,7 @@ func (sq *sequence) recv(r *record.Record) {
 	by := o.invoke.Actor
 	if h := sq.highest[by]; h == nil || o.number > h.number {
 		sq.highest[by] = o
-	} else if o.tries == 1 && h.tries == 1 {
+	} else if o.steady() {
 		c.report(FIFO, []*record.Record{o.invoke, h.invoke, r}, "%s received %s of %s after %s, which %s sent later", sq.s.actor, r.ID, name, h.invoke.ID, by)
 	}
 }
@@ -95,8 +95,8 @@ func (sq *sequence) over(atEnd bool) {
 		}
 		h := sq.highest[o.invoke.Actor]
 		switch {
-		case h != nil && h.number > o.number && o.tries == 1:
-			sq.c.report(Skip, []*record.Record{sq.joined, o.invoke, o.end, h.first}, "%s received %s of %s but not %s, sent earlier by the same publisher",
+		case h != nil && h.number > o.number && o.steady():
+			sq.c.report(Skip, []*record.Record{sq.joined, o.invoke, o.end, sq.seen[h.invoke.ID]}, "%s received %s of %s but not %s, sent earlier by the same publisher",
 				sq.s.actor, h.invoke.ID, sq.t.name, o.invoke.ID)
 		case atEnd:
 			sq.c.report(LostWrite, []*record.Record{sq.joined, o.invoke, o.end}, "%s never received %s of %s", sq.s.actor, o.invoke.ID, sq.t.name)

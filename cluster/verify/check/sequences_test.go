@@ -49,7 +49,15 @@ func TestAnomaliesWithoutPositions(t *testing.T) {
 			begin p1 m1
 			begin p1 m2
 			recv s1 - m2
-			recv s1 - m1`, []string{FIFO}},
+			recv s1 - m1
+			ok p1 m1 -`, []string{FIFO}},
+		{"one of unknown outcome comes late", `
+			join s1 -
+			begin p1 m1
+			info p1 m1
+			begin p1 m2
+			recv s1 - m2
+			recv s1 - m1`, nil},
 		{"two clients see two orders", `
 			join s1 -
 			join s2 -

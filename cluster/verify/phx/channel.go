@@ -127,6 +127,7 @@ func (c *Client) opened(ch *Channel) {
 	c.schedule(ch, pushTimeout, func() {
 		// phoenix.js leaves a join that was not answered, in case that it took place.
 		c.send(Frame{JoinRef: ref, Ref: c.ref(), Topic: ch.Topic, Event: "phx_leave", Payload: []byte("{}")})
+		ch.joinRef = "" // the phx_close that may come of it is nobody's
 		c.rejoin(ch)
 	})
 }
@@ -165,9 +166,9 @@ func (c *Client) receive(f Frame) {
 		}
 		return
 	}
-	ch := c.channels[f.Topic]
-	if ch == nil || f.JoinRef != "" && f.JoinRef != ch.joinRef {
-		return // of a membership that is over
+	ch := c.member(f)
+	if ch == nil {
+		return
 	}
 	if f.Event == "phx_reply" {
 		c.replied(ch, f)
@@ -178,10 +179,19 @@ func (c *Client) receive(f Frame) {
 		arrived = c.cfg.Tamper(f)
 	}
 	for _, f := range arrived {
-		if ch := c.channels[f.Topic]; ch != nil && f.JoinRef == ch.joinRef {
+		if ch := c.member(f); ch != nil {
 			c.pushed(ch, f)
 		}
 	}
+}
+
+// member is the channel that a frame is for; nil if it is for none, or for a membership that is over.
+func (c *Client) member(f Frame) *Channel {
+	ch := c.channels[f.Topic]
+	if ch == nil || f.JoinRef != "" && f.JoinRef != ch.joinRef {
+		return nil
+	}
+	return ch
 }
 
 // pushed handles what the server says unasked.
@@ -193,6 +203,9 @@ func (c *Client) pushed(ch *Channel, f Frame) {
 			ch.OnEnd(f.Event)
 		}
 		if f.Event == "phx_error" {
+			if ch.state == joining {
+				ch.joinRef = ""
+			}
 			c.rejoin(ch)
 			return
 		}

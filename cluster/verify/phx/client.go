@@ -36,9 +36,9 @@ const (
 
 // Config says where a client connects and whom it tells. Callbacks run on the client's loop.
 type Config struct {
-	URLs  []string      // sockets such as ws://127.0.0.1:4000/socket; each connection goes to one at random. Required
-	Rand  *rand.Rand    // the client's own. Required
-	Scale float64       // multiplies all of phoenix.js's waits; default 1
+	URLs  []string   // sockets such as ws://127.0.0.1:4000/socket; each connection goes to one at random. Required
+	Rand  *rand.Rand // the client's own. Required
+	Scale float64    // multiplies all of phoenix.js's waits; default 1
 
 	OnClose func(code int, reason string) // a connection has ended
 	OnBad   func(err error)               // the server sent what is no frame
@@ -62,6 +62,7 @@ type Client struct {
 	end       func(error)     // ends the connection
 	byUs      bool            // Disconnect has begun a close handshake
 	closing   sync.WaitGroup
+	closeCode int // of a close handshake of ours that the server answered; owned by closing, then by the loop
 	lastRef   int
 	attempt   int // to connect, without success
 	heartbeat string
@@ -105,7 +106,11 @@ func (c *Client) Disconnect(code int, reason string) {
 		c.end(errors.New(reason))
 	default:
 		c.byUs = true
-		c.closing.Go(func() { _ = ws.Close(websocket.StatusCode(code), reason) })
+		c.closing.Go(func() {
+			if ws.Close(websocket.StatusCode(code), reason) == nil {
+				c.closeCode = code
+			}
+		})
 	}
 }
 
@@ -192,7 +197,7 @@ func (c *Client) connect() error {
 // serve runs one connection until it ends, and returns its close code.
 func (c *Client) serve() int {
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	c.end, c.attempt, c.heartbeat, c.byUs = cancel, 0, "", false
+	c.end, c.attempt, c.heartbeat, c.byUs, c.closeCode = cancel, 0, "", false, 0
 	frames := make(chan []byte)
 	var reader sync.WaitGroup
 	var ended error // set by the reader before frames is closed
@@ -222,7 +227,9 @@ func (c *Client) serve() int {
 	c.closing.Wait()
 	c.ws = nil
 	code, reason := closeCode(ended), "no close frame"
-	if code != abnormal {
+	if c.closeCode != 0 {
+		code, reason = c.closeCode, "closed by the client"
+	} else if code != abnormal {
 		reason = ended.Error()
 	} else if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		reason = cause.Error()

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ringcast/ringcast/cluster/verify"
+)
+
+func runVerify(ctx context.Context, out io.Writer, args []string) error {
+	fs := flag.NewFlagSet("verify", flag.ContinueOnError)
+	var cfg verify.Config
+	fs.DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long to publish, and to do harm")
+	fs.IntVar(&cfg.Gateways, "gateways", 2, "gateways")
+	fs.IntVar(&cfg.TopicServers, "topicservers", 2, "topic servers at the start")
+	fs.IntVar(&cfg.Topics, "topics", 10, "topics")
+	fs.IntVar(&cfg.Publishers, "publishers", 4, "clients that publish")
+	fs.IntVar(&cfg.Subscribers, "subscribers", 12, "clients that subscribe")
+	fs.IntVar(&cfg.Window, "window", 8, "publishes of one publisher that may be unanswered")
+	fs.Float64Var(&cfg.Rate, "rate", 200, "publishes per second, all publishers together")
+	fs.Float64Var(&cfg.Scale, "scale", 0.2, "multiplies the waits of the clients, which are those of phoenix.js")
+	fs.DurationVar(&cfg.HealWithin, "heal", 10*time.Second, "how long recovery from the last fault may take")
+	fs.DurationVar(&cfg.MaxPause, "max-pause", 0, "how long publishes of a topic may go unacknowledged; 0: only measured")
+	fs.BoolVar(&cfg.Overlap, "overlap", false, "let faults begin before others have ended")
+	fs.BoolVar(&cfg.InProcess, "in-process", false, "run the nodes in this process; faults are churn and stall then")
+	fs.StringVar(&cfg.Bin, "bin", "", "directory of the binaries gateway and topicserver; default beside this one, else built from source")
+	fs.StringVar(&cfg.Dir, "out", "", "directory for logs, and for records on an anomaly; default a temporary one, kept on an anomaly")
+	fs.StringVar(&cfg.Tamper, "tamper", "", "falsify what subscribers receive, to see it found: drop, double or swap")
+	fs.IntVar(&cfg.TamperEvery, "tamper-every", 1000, "one message in so many")
+	faults := fs.String("faults", "", "comma-separated: kill-gateway, kill-topicserver, pause, cut, slow, ring, conflict, churn, stall; all; none (default all, of clients with --in-process)")
+	positions := fs.Bool("positions", true, "join with a since key, so that clients resume; false: plain Phoenix")
+	seed := fs.Uint64("seed", 0, "decides the faults; 0: draw one")
+	seeds := fs.Int("seeds", 1, "run so many times, with successive seeds")
+	quiet := fs.Bool("q", false, "no line for each fault")
+	if err := parse(fs, out, args, 0, 0, "[options]"); err != nil {
+		return err
+	}
+	if *faults == "" {
+		*faults = "all"
+		if cfg.InProcess {
+			*faults = "churn,stall"
+		}
+	}
+	var err error
+	if cfg.Faults, err = verify.ParseClasses(*faults); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if *seeds < 1 {
+		return fmt.Errorf("%w: seeds is %d: must be 1 or more", errUsage, *seeds)
+	}
+	cfg.NoPositions = !*positions
+	if !*quiet {
+		cfg.Log = out
+	}
+	if *seed == 0 {
+		*seed = rand.Uint64N(1_000_000) + 1
+	}
+	bad, dir := 0, cfg.Dir
+	for i := range uint64(*seeds) {
+		cfg.Seed = *seed + i
+		if *seeds > 1 && dir != "" {
+			cfg.Dir = filepath.Join(dir, fmt.Sprint("seed-", cfg.Seed))
+		}
+		again := repeat(fs, cfg.Seed)
+		fmt.Fprintln(out, again)
+		res, err := verify.Run(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		res.Print(out, again)
+		if len(res.Anomalies) > 0 {
+			bad++
+		}
+	}
+	if bad > 0 {
+		return errors.New("verify: " + fmt.Sprintf("anomalies with %d of %d seeds", bad, *seeds))
+	}
+	return nil
+}
+
+// repeat is the command that repeats a run.
+func repeat(fs *flag.FlagSet, seed uint64) string {
+	words := []string{"ringcast verify", fmt.Sprintf("--seed %d", seed)}
+	fs.Visit(func(f *flag.Flag) {
+		switch f.Name {
+		case "seed", "seeds", "q", "out":
+		default:
+			words = append(words, fmt.Sprintf("--%s=%s", f.Name, f.Value))
+		}
+	})
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,260 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ringcast/ringcast/cluster/verify/check"
+	"github.com/ringcast/ringcast/cluster/verify/record"
+)
+
+const (
+	// joinTime bounds the first joins of all clients.
+	joinTime = 30 * time.Second
+	// drainTime bounds the wait for publishes in flight after the last one was begun.
+	drainTime = retryFor + 5*time.Second
+	// poll is how often conditions are looked at.
+	poll = 10 * time.Millisecond
+)
+
+// Result is the outcome of a run.
+type Result struct {
+	*check.Report
+	Config Config        // with all defaults in place
+	Took   time.Duration // all of it
+	Dir    string        // of records and logs, which are kept on an anomaly; "" if they are not
+}
+
+// Run runs one verification. The error is about the verification itself: anomalies are in the Result.
+func Run(ctx context.Context, cfg Config) (res *Result, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	dir := cfg.Dir
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "ringcast-verify-"); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if res == nil || res.Dir == "" {
+				err = errors.Join(err, os.RemoveAll(dir))
+			}
+		}()
+	} else if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	r := &run{cfg: cfg, log: record.NewLog(), topics: cfg.topics()}
+	if err := r.do(ctx, dir); err != nil {
+		return nil, err
+	}
+	res = &Result{Report: check.Check(r.log.Records(), cfg.options()), Config: cfg, Took: r.log.Now()}
+	if len(res.Anomalies) > 0 {
+		res.Dir = dir
+		if err := r.log.Save(filepath.Join(dir, "records")); err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
+}
+
+// run is one verification at work.
+type run struct {
+	cfg     Config
+	log     *record.Log
+	topics  []string
+	cluster *deployment
+	main    *record.Actor
+
+	clients     []*client // all of them
+	subscribers []*client
+	publishers  []*publisher
+}
+
+// do does it all, in this order: cluster up, clients joined, publishes and faults, heal, one publish to each topic,
+// everybody arrives, final read, cluster down.
+func (r *run) do(ctx context.Context, dir string) (err error) {
+	r.main = r.log.Actor("verify")
+	r.logf("starting %d gateways and %d topic servers", r.cfg.Gateways, r.cfg.TopicServers)
+	r.cluster, err = deploy(ctx, r.cfg, dir, func(id, reason string) {
+		if ctx.Err() == nil {
+			r.logf("%s died: %s", id, reason)
+			r.main.Add(record.Record{Kind: record.Died, ID: id, Reason: reason})
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if stopErr := r.cluster.stop(); stopErr != nil && err == nil {
+			r.main.Add(record.Record{Kind: record.Died, ID: "a node", Reason: stopErr.Error()})
+		}
+	}()
+	clientCtx, stopClients := context.WithCancel(ctx)
+	defer func() {
+		stopClients()
+		for _, c := range r.clients {
+			<-c.done
+		}
+	}()
+	if err := r.start(ctx, clientCtx); err != nil {
+		return err
+	}
+	r.publish(ctx, r.disturb)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.logf("healing")
+	if err := r.cluster.heal(ctx); err != nil {
+		r.main.Add(record.Record{Kind: record.Died, ID: "cluster", Reason: err.Error()})
+	}
+	r.main.Add(record.Record{Kind: record.Heal})
+	r.finish(ctx, clientCtx)
+	r.main.Add(record.Record{Kind: record.End})
+	return ctx.Err()
+}
+
+// clientConfig is that of the i-th client. Only subscribers are tampered with.
+func (r *run) clientConfig(i int, subscriber bool) clientConfig {
+	cfg := clientConfig{
+		urls: r.cluster.urls, scale: r.cfg.Scale, positions: !r.cfg.NoPositions,
+		rng: rand.New(rand.NewPCG(r.cfg.Seed, 100+uint64(i))),
+	}
+	if subscriber {
+		cfg.tamper, cfg.every = r.cfg.Tamper, r.cfg.TamperEvery
+	}
+	return cfg
+}
+
+// start starts all clients and waits until they have joined.
+func (r *run) start(ctx, clientCtx context.Context) error {
+	for i := range r.cfg.Subscribers {
+		cfg := r.clientConfig(i, true)
+		c := newClient(r.log, fmt.Sprintf("sub-%d", i+1), cfg)
+		for k, topic := range r.topics {
+			// Each topic has a subscriber, each subscriber a topic.
+			if i%len(r.topics) == k || k%r.cfg.Subscribers == i || cfg.rng.IntN(3) > 0 {
+				c.join(topic, record.Position{})
+			}
+		}
+		r.subscribers = append(r.subscribers, c)
+	}
+	r.clients = slices.Clone(r.subscribers)
+	for i := range r.cfg.Publishers {
+		p := newPublisher(r.log, fmt.Sprintf("pub-%d", i+1), r.clientConfig(r.cfg.Subscribers+i, false), r.topics)
+		r.publishers = append(r.publishers, p)
+		r.clients = append(r.clients, p.client)
+	}
+	for _, c := range r.clients {
+		c.run(clientCtx)
+	}
+	if !r.wait(ctx, joinTime, r.clients, func(_ string, p progress) bool { return p.joined }) {
+		return errors.Join(ctx.Err(), fmt.Errorf("not all clients had joined after %v", joinTime))
+	}
+	r.logf("%d subscribers and %d publishers have joined %d topics", len(r.subscribers), len(r.publishers), len(r.topics))
+	return nil
+}
+
+// wait waits until a condition holds for every topic of every client given.
+func (r *run) wait(ctx context.Context, d time.Duration, clients []*client, ok func(topic string, p progress) bool) bool {
+	for deadline := time.Now().Add(d); ; {
+		if !slices.ContainsFunc(clients, func(c *client) bool { return !c.all(ok) }) {
+			return true
+		}
+		if time.Now().After(deadline) || !sleep(ctx, poll) {
+			return false
+		}
+	}
+}
+
+// publish has the publishers publish while disturb runs, and for the configured time at least, and returns when the
+// publishes in flight have ended.
+func (r *run) publish(ctx context.Context, disturb func(context.Context)) {
+	r.logf("publishing for %v", r.cfg.Duration)
+	publishing, stop := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	for _, p := range r.publishers {
+		all.Go(func() {
+			p.publishAt(publishing, r.cfg.Rate/float64(len(r.publishers)), r.cfg.Window, r.topics)
+		})
+	}
+	begun := time.Now()
+	disturb(ctx)
+	sleep(ctx, r.cfg.Duration-time.Since(begun))
+	stop()
+	all.Wait()
+	for deadline := time.Now().Add(drainTime); time.Now().Before(deadline); {
+		if !slices.ContainsFunc(r.publishers, func(p *publisher) bool { return p.inFlight.Load() > 0 }) || !sleep(ctx, poll) {
+			return
+		}
+		for _, p := range r.publishers {
+			p.socket.Do(p.work)
+		}
+	}
+}
+
+func (r *run) disturb(ctx context.Context) {
+	n := &nemesis{r: r, actor: r.log.Actor("nemesis")}
+	n.work(ctx, plan(r.cfg))
+}
+
+// finish publishes to each topic until that succeeds, waits for all subscribers to receive it, and has a new client read
+// each topic from where its epoch was first heard of. What takes too long the check finds missing.
+func (r *run) finish(ctx, clientCtx context.Context) {
+	acked := make(chan [2]string, len(r.topics))
+	probe := newProbe(r.log, "probe", r.clientConfig(1000, false), r.topics, acked)
+	r.clients = append(r.clients, probe.client)
+	probe.run(clientCtx)
+	last := make(map[string]string) // by topic: the id of its last message
+	timeout := time.NewTimer(r.cfg.HealWithin)
+	defer timeout.Stop()
+	for len(last) < len(r.topics) {
+		select {
+		case ack := <-acked:
+			last[ack[0]] = ack[1]
+			continue
+		case <-timeout.C:
+		case <-ctx.Done():
+		}
+		r.logf("a publish succeeded on %d of %d topics only", len(last), len(r.topics))
+		return
+	}
+	arrived := func(topic string, p progress) bool { return p.joined && p.last == last[topic] }
+	if !r.wait(ctx, r.cfg.HealWithin, r.clients, arrived) {
+		r.logf("not all clients have arrived at the last message of each topic")
+	}
+	if r.cfg.NoPositions {
+		return
+	}
+	final := newClient(r.log, "final", r.clientConfig(1001, false))
+	starts := r.firstPositions()
+	for _, topic := range r.topics {
+		final.join(topic, starts[topic])
+	}
+	r.clients = append(r.clients, final)
+	final.run(clientCtx)
+	// Who is told of a gap begins at the last message, and has nothing to wait for.
+	told := func(topic string, p progress) bool { return p.joined && (p.last == last[topic] || p.gap) }
+	if !r.wait(ctx, r.cfg.HealWithin, []*client{final}, told) {
+		r.logf("the final read did not arrive at the last message of each topic")
+	}
+}
+
+// firstPositions are, for each topic, the first known position of the epoch that it is in.
+func (r *run) firstPositions() map[string]record.Position {
+	starts := make(map[string]record.Position)
+	for _, rec := range r.log.Records() {
+		p, start := rec.Position, starts[rec.Topic]
+		if rec.Kind == record.Join && !p.IsZero() && (p.Epoch != start.Epoch || p.Offset < start.Offset) {
+			starts[rec.Topic] = p
+		}
+	}
+	return starts
+}

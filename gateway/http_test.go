@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/ringcast/ringcast/gateway/socket"
+)
+
+func TestHandshake(t *testing.T) {
+	s := serve(t)
+	for _, tt := range []struct {
+		name, request string
+		status        int
+		header, body  string
+	}{
+		{"good", handshake(target), 101, "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", ""},
+		{"no Upgrade", "GET " + target + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
+		{"Upgrade to something else", handshake(target, "Upgrade: h2c"), 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
+		{"Connection without upgrade", handshake(target, "Connection: keep-alive"), 426, "Connection: Upgrade", "expected a WebSocket upgrade\n"},
+		{"POST", strings.Replace(handshake(target, "Content-Length: 0"), "GET", "POST", 1), 405, "Allow: GET", "want GET\n"},
+		{"version 8", handshake(target, "Sec-WebSocket-Version: 8"), 400, "Sec-WebSocket-Version: 13", "unsupported Sec-WebSocket-Version: want 13\n"},
+		{"no version", handshake(target, "Sec-WebSocket-Version:"), 400, "Sec-WebSocket-Version: 13", "unsupported Sec-WebSocket-Version: want 13\n"},
+		{"no key", handshake(target, "Sec-WebSocket-Key:"), 400, "", "missing Sec-WebSocket-Key\n"},
+		{"key that is no base64", handshake(target, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), 400, "", "invalid Sec-WebSocket-Key\n"},
+		{"key of 15 bytes", handshake(target, "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1"), 400, "", "invalid Sec-WebSocket-Key\n"},
+		{"unknown path", handshake("/socket/longpoll"), 404, "", "Cannot GET /socket/longpoll\n"},
+		{"root", handshake("/"), 404, "", "Cannot GET /\n"},
+		{"vsn 3.0.0", handshake("/socket/websocket?vsn=3.0.0"), 403, "", "unsupported vsn \"3.0.0\": want 1.0.0 or 2.0.0\n"},
+		{"vsn x", handshake("/socket/websocket?vsn=x"), 403, "", "unsupported vsn \"x\": want 1.0.0 or 2.0.0\n"},
+		{"long vsn", handshake("/socket/websocket?vsn=" + strings.Repeat("1", 500)), 403, "",
+			"unsupported vsn \"" + strings.Repeat("1", 32) + "\": want 1.0.0 or 2.0.0\n"},
+		{"header of 5000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 5000)), 431, "", "Request Header Fields Too Large\n"},
+		{"header of 3000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 3000)), 101, "", ""},
+		{"body of 5000 bytes", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000),
+			413, "", "Request Entity Too Large\n"},
+		{"no HTTP", "HELLO\r\n\r\n", 400, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := s.dial()
+			w.t = t
+			w.write(tt.request)
+			resp, body := w.answer()
+			if resp.StatusCode != tt.status || tt.body != "" && body != tt.body {
+				t.Fatalf("got %d %q, want %d %q", resp.StatusCode, body, tt.status, tt.body)
+			}
+			if name, value, _ := strings.Cut(tt.header, ": "); value != "" && resp.Header.Get(name) != value {
+				t.Errorf("%s: %q, want %q", name, resp.Header.Get(name), value)
+			}
+			if ext := resp.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
+				t.Errorf("extensions: %s", ext)
+			}
+		})
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		allowed string
+		lines   []string
+		ok      bool
+	}{
+		{"missing", "https://app.example", nil, true},
+		{"listed", "https://app.example", []string{"Origin: https://app.example"}, true},
+		{"listed with its default port", "https://app.example", []string{"Origin: https://app.example:443"}, true},
+		{"default port in the list", "http://app.example:80", []string{"Origin: http://app.example"}, true},
+		{"another case", "https://App.Example", []string{"Origin: HTTPS://aPP.eXAMPLE"}, true},
+		{"second in the list", "https://app.example,http://localhost:3000", []string{"Origin: http://localhost:3000"}, true},
+		{"IPv6", "http://[::1]:3000", []string{"Origin: http://[::1]:3000"}, true},
+		{"another host", "https://app.example", []string{"Origin: https://evil.example"}, false},
+		{"sub domain", "https://app.example", []string{"Origin: https://sub.app.example"}, false},
+		{"longer name", "https://app.example", []string{"Origin: https://app.example.evil.example"}, false},
+		{"prefixed name", "https://app.example", []string{"Origin: https://notapp.example"}, false},
+		{"another port", "https://app.example", []string{"Origin: https://app.example:8443"}, false},
+		{"another scheme", "https://app.example", []string{"Origin: http://app.example"}, false},
+		{"user", "https://app.example", []string{"Origin: https://evil@app.example"}, false},
+		{"path", "https://app.example", []string{"Origin: https://app.example/"}, false},
+		{"query", "https://app.example", []string{"Origin: https://app.example?x"}, false},
+		{"fragment", "https://app.example", []string{"Origin: https://app.example#x"}, false},
+		{"null", "https://app.example", []string{"Origin: null"}, false},
+		{"empty", "https://app.example", []string{"Origin: "}, false},
+		{"no URL", "https://app.example", []string{"Origin: https://app.example:x"}, false},
+		{"two, both listed", "https://app.example", []string{"Origin: https://app.example", "Origin: https://app.example"}, false},
+		{"any", "*", []string{"Origin: https://evil.example"}, true},
+		{"any, null", "*", []string{"Origin: null"}, true},
+		{"any, but two", "*", []string{"Origin: https://a.example", "Origin: https://b.example"}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := serve(t, func(c *Config) { c.AllowedOrigins = strings.Split(tt.allowed, ",") })
+			w := s.dial()
+			w.write(handshake(target, tt.lines...))
+			resp, body := w.answer()
+			switch {
+			case tt.ok && resp.StatusCode != http.StatusSwitchingProtocols:
+				t.Errorf("got %d %q", resp.StatusCode, body)
+			case !tt.ok && (resp.StatusCode != http.StatusForbidden || body != "origin not allowed\n"):
+				t.Errorf("got %d %q, want 403", resp.StatusCode, body)
+			}
+		})
+	}
+}
+
+// Whatever a client puts into Origin, it is let in only as the one origin that is listed.
+func FuzzOrigin(f *testing.F) {
+	for _, seed := range []string{
+		"https://app.example", "HTTPS://APP.EXAMPLE:443", "https://app.example.evil", "https://app.example@evil", "null", "",
+		"https://app.example/", "https://app.example\\.evil", "//app.example", "https://[::1]", "https://app.example:443:443",
+	} {
+		f.Add(seed)
+	}
+	allowed, err := parseOrigins([]string{"https://app.example"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, origin string) {
+		name := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(origin), "443"), ":")
+		if allowed.allows(origin) && name != "https://app.example" {
+			t.Errorf("%q is let in", origin)
+		}
+	})
+}
+
+// The vsn parameter chooses the codec; without it the client speaks 1.0.0.
+func TestVersions(t *testing.T) {
+	s := serve(t)
+	for _, target := range []string{"/socket/websocket", "/socket/websocket?vsn=1.0.0", "/socket/websocket?token=x&vsn=1.0.7"} {
+		w := s.dial()
+		w.write(handshake(target) + text(`{"topic":"phoenix","event":"heartbeat","payload":{},"ref":1}`))
+		w.answer()
+		if _, got := w.frame(); got != `{"event":"phx_reply","payload":{"response":{},"status":"ok"},"ref":1,"topic":"phoenix"}` {
+			t.Errorf("%s: %s", target, got)
+		}
+	}
+}
+
+// What a client sends right behind its handshake, before the answer, is not lost.
+func TestFirstFrameBehindTheHandshake(t *testing.T) {
+	s := serve(t)
+	w := s.dial()
+	w.write(handshake(target) + text(heartbeat) + text(heartbeat)[:9])
+	w.answer()
+	if _, got := w.frame(); got != heartbeatReply {
+		t.Errorf("first frame: %s", got)
+	}
+	w.write(text(heartbeat)[9:])
+	if _, got := w.frame(); got != heartbeatReply {
+		t.Errorf("second frame: %s", got)
+	}
+}
+
+func TestMaxConnections(t *testing.T) {
+	s := serve(t, func(c *Config) { c.MaxConnections = 2 })
+	open := func() *wire {
+		t.Helper()
+		w := s.dial()
+		w.write(handshake(target) + text(heartbeat))
+		if resp, body := w.answer(); resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("got %d %q", resp.StatusCode, body)
+		}
+		w.frame() // by now it counts
+		return w
+	}
+	first := open()
+	open()
+	w := s.dial()
+	w.write(handshake(target))
+	resp, body := w.answer()
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("the third: %d %q, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
+	}
+	first.nc.Close()
+	s.eventually("the first is gone", func() bool { sockets, _ := s.Stats(); return sockets.Open == 1 })
+	open()
+}
+
+func TestUndecodableFrameClosesWith4400(t *testing.T) {
+	s := serve(t)
+	w := s.dial()
+	w.write(handshake(target) + text("{"))
+	w.answer()
+	w.wantClose(4400, "bad frame: want [join_ref, ref, topic, event, payload]")
+	s.eventually("it is counted", func() bool { sockets, _ := s.Stats(); return sockets.Ended[socket.EndLocal] == 1 })
+}
