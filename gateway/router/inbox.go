@@ -70,7 +70,7 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 }
 
 // answer handles a Reply.
-func (in *inbox) reply_(rep *linkpb.Reply) {
+func (in *inbox) answer(rep *linkpb.Reply) {
 	p, ok := in.lane.take(rep.Ref)
 	if !ok {
 		return

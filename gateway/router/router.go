@@ -45,7 +45,7 @@ type Config struct {
 	Link           link.Config
 	// Adopted, if set, is told of a ring that was taken from a topic server. It must not wait.
 	Adopted func(*ring.Ring)
-	Log            *zap.Logger
+	Log     *zap.Logger
 }
 
 func (c Config) withDefaults() Config {

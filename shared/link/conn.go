@@ -65,8 +65,10 @@ type conn struct {
 // newConn makes a conn of nc. What its peer may send and how long it may take are bounded until prove is called.
 func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 	c := &conn{
-		Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, closed: closed, unproven: helloBytes,
+		Conn: nc, writeTimeout: cfg.WriteTimeout, silence: cfg.Silence, maxQueued: cfg.MaxQueued,
+		closed: closed,
 	}
+	c.unproven.Store(helloBytes)
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		// A peer whose host is gone is found dead after 20 s of silence; when there is something to write, WriteTimeout
 		// finds it.
@@ -100,8 +102,8 @@ func (c *conn) Read(p []byte) (int, error) {
 		_ = c.SetReadDeadline(time.Now().Add(c.silence))
 	}
 	n, err := c.Conn.Read(p)
-	if c.unproven > 0 {
-		c.unproven -= n
+	if left > 0 {
+		c.unproven.Add(int64(-n)) // below zero it stays there, whatever is taken off
 	}
 	switch {
 	case errors.Is(err, io.EOF):
@@ -272,9 +274,9 @@ func (c *conn) backlog() int {
 	return len(c.queued) + c.writing
 }
 
-// prove lifts the bounds that hold at first. dRPC's reader waits for the batch to be handled, so it does not read
-// meanwhile: unproven keeps its one owner.
+// prove lifts the bounds that hold at first; from now on the peer must not be silent for too long.
 func (c *conn) prove() {
 	c.hello.Stop()
-	c.unproven = -1
+	c.unproven.Store(-1)
+	_ = c.SetReadDeadline(time.Now().Add(c.silence)) // the reader may be waiting already
 }

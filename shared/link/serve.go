@@ -120,7 +120,7 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 		}
 	}()
 	err := s.rpc.ServeOne(serving, c)
-	if c.unproven < 0 || c.refused || ctx.Err() != nil {
+	if c.unproven.Load() < 0 || c.refused || ctx.Err() != nil {
 		return
 	}
 	if why := c.reason(); why != nil {
