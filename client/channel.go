@@ -17,6 +17,7 @@ import (
 //	                                   └──────── ChannelWaiting ◀── rejoin refused
 type ChannelState int
 
+// The states of a channel.
 const (
 	ChannelClosed  ChannelState = iota // not joined, and nothing will change that but Join
 	ChannelJoining                     // a join is going on

@@ -189,6 +189,7 @@ func backoff(low, high time.Duration, n int, random float64) time.Duration {
 func (c *Client) connect(ctx context.Context) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
+	//nolint:bodyclose // Dial closes the body, or has put what it read of it into memory
 	ws, resp, err := websocket.Dial(ctx, c.address, &websocket.DialOptions{
 		HTTPClient: c.cfg.HTTPClient,
 		HTTPHeader: c.cfg.Header.Clone(),

@@ -53,6 +53,7 @@ type Config struct {
 // State is what a client's connection is doing.
 type State int
 
+// The states of a connection.
 const (
 	StateConnected    State = iota + 1 // a connection is up
 	StateDisconnected                  // no connection; the client is reconnecting

@@ -41,10 +41,10 @@ func clientFrame(first byte, payload []byte) []byte {
 	return masked(b, payload)
 }
 
-// masked appends a masking key and the payload masked with it.
-func masked(header, payload []byte) []byte {
+// masked appends to b a masking key and the payload masked with it.
+func masked(b, payload []byte) []byte {
 	key := [4]byte{0x12, 0x34, 0x56, 0x78}
-	b := append(header, key[:]...)
+	b = append(b, key[:]...)
 	for i, c := range payload {
 		b = append(b, c^key[i%4])
 	}

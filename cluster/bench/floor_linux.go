@@ -69,12 +69,12 @@ func (f *Floor) Addr() string { return f.listener.Addr().String() }
 // Serve relays until ctx is canceled, then closes everything. It must be called exactly once.
 func (f *Floor) Serve(ctx context.Context) error {
 	defer func() { _ = unix.Close(f.wake) }()
-	defer f.listener.Close()
+	defer func() { _ = f.listener.Close() }()
 	file, err := f.listener.File()
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	f.listenFD = int(file.Fd())
 	if err := unix.SetNonblock(f.listenFD, true); err != nil {
 		return err
@@ -267,7 +267,8 @@ func (f *Floor) ack(c *floorConn, jr, ref, name []byte) {
 	t := append(append(f.text[:0], '['), jr...)
 	t = append(append(t, `,"`...), ref...)
 	t = append(append(t, `","`...), name...)
-	f.text = append(t, `","phx_reply",{"response":{},"status":"ok"}]`...)
+	t = append(t, `","phx_reply",{"response":{},"status":"ok"}]`...)
+	f.text = t
 	f.frame = appendServerFrame(f.frame[:0], opText, f.text)
 	f.write(c, f.frame)
 }
@@ -280,7 +281,8 @@ func (f *Floor) relay(name, publish []byte) bool {
 	}
 	t := append(append(f.text[:0], `["1",null,"`...), name...)
 	t = append(append(t, `",`...), inner[1:]...)
-	f.text = append(t, ']')
+	t = append(t, ']')
+	f.text = t
 	f.frame = appendServerFrame(f.frame[:0], opText, f.text)
 	if topic := f.topics[string(name)]; topic != nil {
 		for _, c := range topic.members {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -104,11 +105,11 @@ func startCluster(ctx context.Context, cfg *Config) (t *target, err error) {
 	common := []string{"RING_FILE=" + ringFile, "LOG_LEVEL=warn", "ADMIN_ADDR="}
 	for i, addr := range addrs {
 		name := fmt.Sprintf("topicserver-%d", i)
-		env := append(common[:len(common):len(common)], "TOPICSERVER_ID="+name, "TOPICSERVER_ADDR="+addr.String())
+		env := slices.Concat(common, []string{"TOPICSERVER_ID=" + name, "TOPICSERVER_ADDR=" + addr.String()})
 		binary := "topicserver"
 		if g := i - cfg.TopicServers; g >= 0 {
 			name, binary = fmt.Sprintf("gateway-%d", g), "gateway"
-			env = append(common[:len(common):len(common)], "GATEWAY_ID="+name, "GATEWAY_ADDR="+addr.String())
+			env = slices.Concat(common, []string{"GATEWAY_ID=" + name, "GATEWAY_ADDR=" + addr.String()})
 			t.addrs = append(t.addrs, addr)
 		}
 		cmd := exec.Command(filepath.Join(bin, binary))
@@ -165,7 +166,7 @@ func freeAddrs(n int) ([]*net.TCPAddr, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer lis.Close() // after the last one is open, so that no port comes twice
+		defer func() { _ = lis.Close() }() // after the last one is open, so that no port comes twice
 		addrs = append(addrs, lis.Addr().(*net.TCPAddr))
 	}
 	return addrs, nil
@@ -176,8 +177,7 @@ type child struct {
 	name string
 	cmd  *exec.Cmd
 	tail tail
-	done chan struct{}
-	err  error // set before done is closed
+	done chan struct{} // closed once cmd.ProcessState tells how it ended
 }
 
 func (t *target) start(name string, cmd *exec.Cmd) error {
@@ -188,8 +188,8 @@ func (t *target) start(name string, cmd *exec.Cmd) error {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
 	go func() {
-		c.err = cmd.Wait()
-		close(c.done)
+		defer close(c.done)
+		_ = cmd.Wait() // ProcessState says the same
 	}()
 	t.children = append(t.children, c)
 	t.processes = append(t.processes, Process{Name: name, PID: cmd.Process.Pid})
@@ -214,7 +214,7 @@ func (t *target) died() error {
 	for _, c := range t.children {
 		select {
 		case <-c.done:
-			return fmt.Errorf("%s ended: %v; it said:\n%s", c.name, c.err, c.tail.String())
+			return fmt.Errorf("%s ended: %v; it said:\n%s", c.name, c.cmd.ProcessState, c.tail.String())
 		default:
 		}
 	}

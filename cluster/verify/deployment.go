@@ -52,15 +52,8 @@ func deploy(ctx context.Context, cfg Config, dir string, died func(id, reason st
 	if err := d.prepare(cfg, dir, bin, died); err != nil {
 		return nil, errors.Join(err, d.stop())
 	}
-	for _, n := range slices.Concat(d.servers[:cfg.TopicServers], d.gateways) {
-		if err := n.start(); err != nil {
-			return nil, errors.Join(err, d.stop())
-		}
-	}
-	for _, n := range slices.Concat(d.servers[:cfg.TopicServers], d.gateways) {
-		if err := n.waitReady(ctx); err != nil {
-			return nil, errors.Join(err, d.stop())
-		}
+	if err := errors.Join(d.heal(), d.waitReady(ctx)); err != nil {
+		return nil, errors.Join(err, d.stop())
 	}
 	return d, nil
 }
@@ -258,19 +251,22 @@ func (d *deployment) agree() error {
 	return d.writeRings(d.nodes(), d.nextVersion(), d.inRing(), 1)
 }
 
-// heal ends every fault and returns when all nodes are ready that should run.
-func (d *deployment) heal(ctx context.Context) error {
+// heal ends every fault and starts all nodes that should run.
+func (d *deployment) heal() error {
 	for _, p := range d.proxies {
 		p.SetAll(chaos.Fault{})
 	}
-	nodes := d.running()
-	for _, n := range nodes {
+	var errs []error
+	for _, n := range d.running() {
 		n.resume()
-		if err := n.start(); err != nil {
-			return err
-		}
+		errs = append(errs, n.start())
 	}
-	for _, n := range nodes {
+	return errors.Join(errs...)
+}
+
+// waitReady waits until all nodes are ready that should run.
+func (d *deployment) waitReady(ctx context.Context) error {
+	for _, n := range d.running() {
 		if err := n.waitReady(ctx); err != nil {
 			return err
 		}

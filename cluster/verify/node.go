@@ -71,7 +71,7 @@ func (n *node) wait(cmd *exec.Cmd, gone chan struct{}) {
 	n.cmd, n.err = nil, err
 	close(gone)
 	if !n.expected {
-		n.died(n.id, fmt.Sprintf("%v; its log is %s", cmd.ProcessState, filepath.Join(n.dir, "log")))
+		n.died(n.id, fmt.Sprintf("ended by itself: %v; its log is %s", cmd.ProcessState, filepath.Join(n.dir, "log")))
 	}
 }
 

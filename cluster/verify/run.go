@@ -51,7 +51,7 @@ func Run(ctx context.Context, cfg Config) (res *Result, err error) {
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	r := &run{cfg: cfg, log: record.NewLog(), topics: cfg.topics()}
+	r := newRun(cfg)
 	if err := r.do(ctx, dir); err != nil {
 		return nil, err
 	}
@@ -78,10 +78,13 @@ type run struct {
 	publishers  []*publisher
 }
 
-// do does it all, in this order: cluster up, clients joined, publishes and faults, heal, one publish to each topic,
-// everybody arrives, final read, cluster down.
+func newRun(cfg Config) *run {
+	log := record.NewLog()
+	return &run{cfg: cfg, log: log, topics: cfg.topics(), main: log.Actor("verify")}
+}
+
+// do starts the cluster, exercises it, and stops it.
 func (r *run) do(ctx context.Context, dir string) (err error) {
-	r.main = r.log.Actor("verify")
 	r.logf("starting %d gateways and %d topic servers", r.cfg.Gateways, r.cfg.TopicServers)
 	r.cluster, err = deploy(ctx, r.cfg, dir, func(id, reason string) {
 		if ctx.Err() == nil {
@@ -92,11 +95,13 @@ func (r *run) do(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if stopErr := r.cluster.stop(); stopErr != nil && err == nil {
-			r.main.Add(record.Record{Kind: record.Died, ID: "a node", Reason: stopErr.Error()})
-		}
-	}()
+	defer func() { r.failed(r.cluster.stop()) }()
+	return r.exercise(ctx)
+}
+
+// exercise has clients use the cluster, in this order: joins, publishes and faults, heal, one publish to each topic,
+// everybody arrives, final read.
+func (r *run) exercise(ctx context.Context) error {
 	clientCtx, stopClients := context.WithCancel(ctx)
 	defer func() {
 		stopClients()
@@ -112,13 +117,20 @@ func (r *run) do(ctx context.Context, dir string) (err error) {
 		return ctx.Err()
 	}
 	r.logf("healing")
-	if err := r.cluster.heal(ctx); err != nil {
-		r.main.Add(record.Record{Kind: record.Died, ID: "cluster", Reason: err.Error()})
-	}
+	r.failed(r.cluster.heal())
 	r.main.Add(record.Record{Kind: record.Heal})
 	r.finish(ctx, clientCtx)
 	r.main.Add(record.Record{Kind: record.End})
+	r.failed(r.cluster.waitReady(ctx))
 	return ctx.Err()
+}
+
+// failed records what went wrong with the nodes, if err is not nil.
+func (r *run) failed(err error) {
+	if err != nil {
+		r.logf("%v", err)
+		r.main.Add(record.Record{Kind: record.Died, ID: "cluster", Reason: err.Error()})
+	}
 }
 
 // clientConfig is that of the i-th client. Only subscribers are tampered with.

@@ -14,7 +14,7 @@ import (
 func small(t *testing.T) Config {
 	return Config{
 		Seed: 1, Duration: 1500 * time.Millisecond, InProcess: true, Dir: t.TempDir(), Log: lines{t},
-		Topics: 4, Publishers: 2, Subscribers: 5, Rate: 300, Scale: 0.05,
+		Topics: 4, Publishers: 2, Subscribers: 5, Rate: 300, Scale: 0.05, HealWithin: 5 * time.Second,
 	}
 }
 
@@ -41,8 +41,15 @@ func mustRun(t *testing.T, cfg Config) *Result {
 }
 
 func TestChurnWithoutPositions(t *testing.T) {
+	t.Parallel()
 	cfg := small(t)
 	cfg.NoPositions, cfg.Faults, cfg.Overlap = true, []Class{Churn, Stall}, true
+	planned := func(how string) bool {
+		return slices.ContainsFunc(plan(cfg), func(s step) bool { return s.how == how })
+	}
+	for !planned("drop") || !planned("leave") {
+		cfg.Seed++
+	}
 	res := mustRun(t, cfg)
 	for _, a := range res.Anomalies {
 		t.Error(a)
@@ -61,14 +68,79 @@ func TestTamperedDeliveryIsFound(t *testing.T) {
 		"swap":   {check.Order},
 	} {
 		t.Run(tamper, func(t *testing.T) {
+			t.Parallel()
 			cfg := small(t)
 			cfg.NoPositions, cfg.Duration, cfg.Tamper, cfg.TamperEvery = true, time.Second, tamper, 50
+			cfg.HealWithin = time.Second // a swapped message may wait for one that does not come
 			res := mustRun(t, cfg)
 			if !slices.ContainsFunc(res.Anomalies, func(a check.Anomaly) bool { return slices.Contains(want, a.Invariant) }) {
 				t.Errorf("anomalies %v, want one of %q", res.Anomalies, want)
 			}
 			if res.Dir == "" {
 				t.Error("the records were not kept")
+			}
+		})
+	}
+}
+
+// exercise runs clients against a broker.
+func exercise(t *testing.T, bug string, lossless bool, heal time.Duration) *check.Report {
+	t.Helper()
+	cfg, err := Config{
+		Seed: 1, Duration: 700 * time.Millisecond, Log: lines{t}, Faults: []Class{Churn}, Overlap: true,
+		Topics: 3, Publishers: 3, Subscribers: 4, Rate: 600, Scale: 0.02, HealWithin: heal,
+	}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRun(cfg)
+	var b *broker
+	b, r.cluster = newBroker(t, bug)
+	b.lossless = lossless
+	if err := r.exercise(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	opts := cfg.options()
+	opts.Lossless = lossless
+	return check.Check(r.log.Records(), opts)
+}
+
+func TestAFaultlessBrokerHasNoAnomalies(t *testing.T) {
+	t.Parallel()
+	for _, lossless := range []bool{true, false} {
+		rep := exercise(t, "", lossless, 5*time.Second)
+		for _, a := range rep.Anomalies {
+			t.Errorf("lossless %t: %v", lossless, a)
+		}
+		n := rep.Counts
+		if n.Acked < 30 || n.Failed == 0 || n.Retried == 0 || n.Resumed == 0 || n.Closes == 0 || (n.Epochs > 0) == lossless || n.FinalPositionsSeen != n.Subscribers {
+			t.Errorf("lossless %t: not much of a test: %+v", lossless, n)
+		}
+	}
+}
+
+// TestBugsAreFound runs against brokers that have bugs.
+func TestBugsAreFound(t *testing.T) {
+	for bug, want := range map[string]string{
+		"skips a subscriber":             check.Skip,
+		"recovers nothing":               check.Skip,
+		"denies loss":                    check.Skip,
+		"loses in silence":               check.Skip,
+		"reuses positions":               check.Order,
+		"forgets ids":                    check.Duplicate,
+		"acknowledges before it commits": check.Order,
+		"applies what it refuses":        check.Undead,
+		"encodes anew":                   check.Phantom,
+	} {
+		t.Run(bug, func(t *testing.T) {
+			t.Parallel()
+			rep := exercise(t, bug, false, 500*time.Millisecond)
+			found := make(map[string]int)
+			for _, a := range rep.Anomalies {
+				found[a.Invariant]++
+			}
+			if found[want] == 0 {
+				t.Errorf("found %v, want %s", found, want)
 			}
 		})
 	}

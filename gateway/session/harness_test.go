@@ -309,23 +309,36 @@ func (c *client) expect(frames ...string) {
 	}
 }
 
-// play runs a transcript: lines that start with > are said, those with < are wanted, and others are actions. After the
-// last line the client wants to hear nothing more, which a heartbeat shows.
-func (h *house) play(t *testing.T, k codec.Kind, script string, actions map[string]func()) {
+// play runs a transcript. Its lines are:
+//
+//	> FRAME        the client says
+//	< FRAME        the client hears next, or "close CODE REASON"
+//	answer TOPIC   the owner accepts the subscription of a silent topic
+//	lose TOPIC     the gateway loses a message of the topic, and its link, and has another
+//	relinked       the link is live again
+//
+// After the last line the client hears nothing more, which a heartbeat shows.
+func (h *house) play(t *testing.T, k codec.Kind, script string) {
 	t.Helper()
 	c := h.connect(t, k)
 	for line := range strings.Lines(strings.TrimSpace(script)) {
-		switch line = strings.TrimSpace(line); {
-		case strings.HasPrefix(line, ">"):
-			c.say(strings.TrimSpace(line[1:]))
-		case strings.HasPrefix(line, "<"):
-			c.expect(strings.TrimSpace(line[1:]))
-		case actions[line] != nil:
-			actions[line]()
+		verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch verb {
+		case ">":
+			c.say(rest)
+		case "<":
+			c.expect(rest)
+		case "answer":
+			h.eventually("the owner is asked for "+rest, func() bool { return h.owner.answer(rest) })
+		case "lose":
+			lost := h.owner.lose(rest)
+			h.eventually("there is another link", func() bool { return h.owner.lanesSoFar() > lost })
+		case "relinked":
+			h.eventually("the link is up", func() bool { return h.router.Ready() == nil })
 		default:
 			t.Fatalf("bad line in the transcript: %q", line)
 		}
-		if strings.HasPrefix(line, "< close") {
+		if strings.HasPrefix(rest, "close") {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"io"
 	"time"
 )
@@ -149,7 +150,7 @@ func (c *Conn) peerClosed(payload []byte) {
 
 // inputEnded handles EOF and read errors.
 func (c *Conn) inputEnded(err error) {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // no close frame came before it
 	}
 	c.die(err, EndError)

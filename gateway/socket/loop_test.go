@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -242,7 +241,7 @@ func TestCloseMeetsOthers(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 4 {
 			_, accepted := tcpPair(t)
-			var nc net.Conn = transports[i%2].server(accepted)
+			nc := transports[i%2].server(accepted)
 			h := newProbe(nil)
 			wg.Go(func() {
 				defer nc.Close()

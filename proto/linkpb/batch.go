@@ -1,3 +1,4 @@
+// Package linkpb is link.proto in Go: generated types, and by hand the packing of items into batches.
 package linkpb
 
 import (

@@ -20,7 +20,7 @@ const adminGrace = time.Second
 // admin serves operators: health, readiness, metrics, profiles.
 type admin struct {
 	server *http.Server
-	served chan error // what Serve returned; one value
+	served chan struct{} // closed once Serve has returned
 }
 
 // listenAdmin serves at addr until shutdown or close.
@@ -43,10 +43,13 @@ func listenAdmin(addr string, d *Daemon) (*admin, error) {
 			MaxHeaderBytes:    16 << 10,
 			ErrorLog:          errorLog,
 		},
-		served: make(chan error, 1),
+		served: make(chan struct{}),
 	}
 	d.Log.Info("admin listener is up", zap.Stringer("addr", listener.Addr()))
-	go func() { a.served <- a.server.Serve(listener) }()
+	go func() {
+		defer close(a.served)
+		_ = a.server.Serve(listener) // a service works without its admin listener
+	}()
 	return a, nil
 }
 
@@ -55,14 +58,14 @@ func (a *admin) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
 	defer cancel()
 	if a.server.Shutdown(ctx) != nil {
-		a.server.Close()
+		_ = a.server.Close()
 	}
 	<-a.served
 }
 
 // close cuts everything off at once.
 func (a *admin) close() {
-	a.server.Close()
+	_ = a.server.Close()
 	<-a.served
 }
 

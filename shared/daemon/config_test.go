@@ -75,7 +75,7 @@ func TestConfigError(t *testing.T) {
 	if !errors.Is(err, ErrConfig) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v is not both ErrConfig and its cause", err)
 	}
-	if errors.Is(fs.ErrNotExist, ErrConfig) {
+	if ordinary := errors.New("ordinary"); errors.Is(ordinary, ErrConfig) {
 		t.Error("an ordinary error is ErrConfig")
 	}
 	checkText(t, err, "start: file does not exist")
@@ -114,7 +114,7 @@ type wideConfig struct {
 	} `envPrefix:"NESTED_"`
 	Skipped  string `env:"-"`
 	Internal string
-	private  int
+	private  int //nolint:unused // the parser must pass over what it cannot set
 }
 
 func TestEveryProblemIsReported(t *testing.T) {

@@ -11,6 +11,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,7 +62,7 @@ func (d *Daemon) ReadyWhen(name string, check func() error) {
 // ready.
 func (d *Daemon) Ready() error {
 	d.mu.Lock()
-	checks, stopping := d.checks[:len(d.checks):len(d.checks)], d.stopping
+	checks, stopping := slices.Clone(d.checks), d.stopping
 	d.mu.Unlock()
 	if stopping {
 		return errors.New("stopping")

@@ -157,7 +157,7 @@ func (c *conn) tryWrite(p []byte) (int, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case c.attempt.err == syscall.EAGAIN:
+	case errors.Is(c.attempt.err, syscall.EAGAIN):
 		return 0, nil
 	}
 	return max(c.attempt.n, 0), c.attempt.err
@@ -174,7 +174,7 @@ type attempt struct {
 func (a *attempt) write(fd uintptr) bool {
 	for {
 		a.n, a.err = syscall.Write(int(fd), a.p)
-		if a.err != syscall.EINTR {
+		if !errors.Is(a.err, syscall.EINTR) {
 			return true // never wait for writability here
 		}
 	}
@@ -261,7 +261,7 @@ func (c *conn) Close() error {
 func (c *conn) reason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == net.ErrClosed {
+	if c.err == net.ErrClosed { //nolint:errorlint // only Close's own: errClosed and failed writes wrap it, and are reasons
 		return nil
 	}
 	return c.err

@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// MaxItem is the largest payload that a message may carry, in bytes, and MaxEvent the longest event. Callers check
-	// both before they append.
-	MaxItem  = 1 << 20
+	// MaxItem is the largest payload that a message may carry, in bytes. Callers check before they append.
+	MaxItem = 1 << 20
+
+	// MaxEvent is the longest event, in bytes. Callers check before they append.
 	MaxEvent = 64 << 10
 
 	// maxBatch closes a batch: the next item starts another. With MaxItem and MaxEvent it keeps every batch below

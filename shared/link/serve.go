@@ -112,7 +112,7 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 	serving, cancel := context.WithCancel(ctx)
 	c := newConn(nc, s.cfg.Config, cancel)
 	defer c.drains.Wait()
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	defer func() {
 		// dRPC has no recover of its own: a bug met on one lane must not end the others.
 		if p := recover(); p != nil {

@@ -391,7 +391,7 @@ func TestPublishDoesNotAllocate(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	for _, n := range []int{1, 2, 8} {
 		b.Run(fmt.Sprint("gateways=", n), func(b *testing.B) {
-			r := newRegistry(t)
+			r := newRegistry(b)
 			gws := gateways(b, n, true)
 			for _, g := range gws {
 				r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Topic: "t:a"})

@@ -65,7 +65,7 @@ func runBench(ctx context.Context, out io.Writer, args []string, name string) er
 		if cfg.BinDir, err = bench.Build(ctx); err != nil {
 			return err
 		}
-		defer os.RemoveAll(cfg.BinDir)
+		defer func() { _ = os.RemoveAll(cfg.BinDir) }()
 	}
 	var reports []*bench.Report
 	var faults bool

@@ -26,7 +26,7 @@ func runSub(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 
 	enough := make(chan struct{})
 	seen := 0
@@ -73,7 +73,7 @@ func runPub(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	// A publish goes through a channel, so the topic is joined for the moment.
 	ch, err := c.Join(ctx, fs.Arg(1), nil)
 	if err != nil {

@@ -14,7 +14,7 @@
 //	I9   fifo        what one publisher sent first stands first
 //	I10  stuck       after the last fault publishing works, and all subscribers arrive at the same position
 //	I12  pause       how long publishes of a topic were not acknowledged
-//	node died        a process ended by itself
+//	node died        a process ended by itself, or did not do what it was told
 //
 // Without positions (Options.Positions false) the order that subscribers saw takes their place: I1 then says that there
 // is one order which all of them saw parts of, and I3 that no message of a publisher is missing between two others.
@@ -228,7 +228,7 @@ func (c *checker) index(r *record.Record) {
 	case record.Bad:
 		c.report(Phantom, []*record.Record{r}, "%s received what is no frame: %s", r.Actor, r.Reason)
 	case record.Died:
-		c.report(NodeDied, []*record.Record{r}, "%s ended by itself: %s", r.ID, r.Reason)
+		c.report(NodeDied, []*record.Record{r}, "%s: %s", r.ID, r.Reason)
 	}
 }
 

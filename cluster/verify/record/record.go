@@ -40,7 +40,7 @@ const (
 const (
 	FaultBegin Kind = "fault.begin" // ID, Reason: class and detail
 	FaultEnd   Kind = "fault.end"   // ID, Reason
-	Died       Kind = "died"        // ID, Reason: a node ended by itself
+	Died       Kind = "died"        // ID, Reason: a node ended by itself, or did not do what it was told
 	Heal       Kind = "heal"        // the last fault is over and all nodes run
 	End        Kind = "end"         // what has not arrived by now counts as lost
 )
