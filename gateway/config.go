@@ -24,6 +24,8 @@ type Config struct {
 	MaxChannels    int           `env:"MAX_CHANNELS" envDefault:"100" help:"channels per client socket"`
 	IdleTimeout    time.Duration `env:"IDLE_TIMEOUT" envDefault:"60s" help:"close a client socket that sends nothing for so long"`
 	JoinTimeout    time.Duration `env:"JOIN_TIMEOUT" envDefault:"5s" help:"how long a join waits for the topic's owner"`
+	PublishTimeout time.Duration `env:"PUBLISH_TIMEOUT" envDefault:"5s" help:"how long a publish waits for the topic's owner, over link losses and ring changes"`
+	Heartbeat      time.Duration `env:"HEARTBEAT" envDefault:"1s" help:"between pings to topic servers; three without an answer end a link"`
 	Linger         time.Duration `env:"LINGER" envDefault:"1s" help:"how long a topic stays subscribed after its last channel has left"`
 	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long stopping waits for clients to close"`
 	Loops          int           `env:"EVENT_LOOPS" envDefault:"0" help:"event loops; 0 means one per core"`
@@ -63,7 +65,7 @@ func (c *Config) Validate() error {
 		name  string
 		value time.Duration
 	}{
-		{"IDLE_TIMEOUT", c.IdleTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
+		{"IDLE_TIMEOUT", c.IdleTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"PUBLISH_TIMEOUT", c.PublishTimeout}, {"HEARTBEAT", c.Heartbeat}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
 	} {
 		if d.value < 10*time.Millisecond {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -31,7 +33,6 @@ const (
 type Gateway struct {
 	// Static.
 	cfg      Config
-	ring     *ring.Ring
 	origins  origins
 	loops    *socket.Loops
 	router   *router.Router
@@ -39,7 +40,10 @@ type Gateway struct {
 	app      *fiber.App
 	log      *zap.Logger
 
-	stopping atomic.Bool
+	stopping   atomic.Bool
+	staleFile  atomic.Bool // the ring in use came from a topic server and is newer than the file's
+	ringFailed atomic.Bool // the ring file is of no use
+	reload     <-chan os.Signal
 }
 
 // New returns a gateway that routes by the ring. The configuration is one that Validate accepts, but for the ring file,
@@ -65,9 +69,10 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, ring: rg, origins: allowed, loops: loops, log: log}
+	g := &Gateway{cfg: cfg, origins: allowed, loops: loops, log: log}
 	g.router, err = router.New(router.Config{
-		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout, Log: log,
+		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
+		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted, Log: log,
 	})
 	if err != nil {
 		loops.Close()
@@ -97,6 +102,10 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 		_ = lis.Close()
 		return err
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	g.reload = hangup
 	return g.Serve(ctx, lis)
 }
 
@@ -107,6 +116,9 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	links, cutLinks := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { g.router.Run(links) })
+	if g.cfg.RingFile != "" {
+		wg.Go(func() { g.watchRing(links) })
+	}
 	defer wg.Wait()
 	defer cutLinks()
 	defer g.loops.Close()

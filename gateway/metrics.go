@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -18,7 +20,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("queue_bytes", "Bytes that wait for clients that read slowly, now.",
 		func() float64 { return float64(g.loops.Stats().QueueBytes) })
 	gauge("lanes", "Live lanes to topic servers now.", func() float64 { return float64(g.router.Stats().LanesUp) })
-	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.ring.Version()) })
+	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.RingVersion()) })
 	counter("accepted_total", "Client sockets accepted.", func() float64 { return float64(g.loops.Stats().Accepted) })
 	counter("frames_in_total", "Frames received from clients.", func() float64 { return float64(g.loops.Stats().Messages) })
 	counter("frames_out_total", "Frames queued for clients.", func() float64 { return float64(g.loops.Stats().Frames) })
@@ -30,6 +32,21 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("messages_total", "Messages received for topics with subscribers here.",
 		func() float64 { return float64(g.router.Stats().Messages) })
 	counter("deliveries_total", "Messages handed to channels.", func() float64 { return float64(g.router.Stats().Deliveries) })
+	flag := func(b *atomic.Bool) func() float64 {
+		return func() float64 {
+			if b.Load() {
+				return 1
+			}
+			return 0
+		}
+	}
+	gauge("ring_file_failed", "1 while the ring file is of no use and the ring in use is an older one.", flag(&g.ringFailed))
+	gauge("ring_file_stale", "1 while the ring in use came from a topic server and is newer than the ring file.", flag(&g.staleFile))
+	counter("resyncs_total", "Subscriptions that asked for what they had missed.",
+		func() float64 { return float64(g.router.Stats().Resyncs) })
+	counter("replayed_total", "Messages from a topic's history handed to channels after a lost link.",
+		func() float64 { return float64(g.router.Stats().Replayed) })
+	counter("moves_total", "Subscriptions that went over to another owner.", func() float64 { return float64(g.router.Stats().Moves) })
 	counter("gaps_total", "Subscriptions that came back from a lost link with messages missing; their channels were told.",
 		func() float64 { return float64(g.router.Stats().Gaps) })
 	counter("overruns_total", "Messages that ended their topic on an event loop too busy to deliver them; its channels were told.",

@@ -5,17 +5,26 @@ import (
 	"time"
 
 	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/topicserver/history"
 )
 
 // Config is a topic server's configuration, read from the environment.
 type Config struct {
 	daemon.Config
 
-	ID        string        `env:"TOPICSERVER_ID" help:"this server's id in the ring file"`
-	Addr      string        `env:"TOPICSERVER_ADDR" envDefault:":7101" help:"address to listen on for gateways"`
-	RingFile  string        `env:"RING_FILE" help:"path of the ring file"`
-	TopicIdle time.Duration `env:"TOPIC_IDLE" envDefault:"60s" help:"forget a topic that nobody subscribes or publishes to for so long"`
-	MaxLanes  int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
+	ID              string        `env:"TOPICSERVER_ID" help:"this server's id in the ring file"`
+	Addr            string        `env:"TOPICSERVER_ADDR" envDefault:":7101" help:"address to listen on for gateways"`
+	RingFile        string        `env:"RING_FILE" help:"path of the ring file"`
+	TopicIdle       time.Duration `env:"TOPIC_IDLE" envDefault:"60s" help:"forget a topic that nobody subscribes or publishes to for so long"`
+	HandoverTimeout time.Duration `env:"HANDOVER_TIMEOUT" envDefault:"5s" help:"how long to try to reach the old owner of topics before they begin anew"`
+	HistorySize     int           `env:"HISTORY_SIZE" envDefault:"256" help:"messages remembered per topic; 0 means none"`
+	HistoryBytes    int           `env:"HISTORY_BYTES" envDefault:"1048576" help:"bytes remembered per topic"`
+	HistoryTotal    int64         `env:"HISTORY_TOTAL_BYTES" envDefault:"1073741824" help:"bytes remembered over all topics; the topic used longest ago goes first"`
+	HistoryTTL      time.Duration `env:"HISTORY_TTL" envDefault:"2m" help:"how long a message and a publish id are remembered"`
+	HistoryIDs      int           `env:"HISTORY_IDS" envDefault:"10000" help:"publish ids remembered per topic, for retries; 0 means none"`
+	DigestInterval  time.Duration `env:"DIGEST_INTERVAL" envDefault:"2s" help:"how often gateways are told the positions that have moved"`
+	MaxLanes        int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
 }
 
 // Validate reports every problem at once, one line each.
@@ -30,6 +39,25 @@ func (c *Config) Validate() error {
 	}
 	errs = append(errs,
 		daemon.CheckRange("TOPIC_IDLE", c.TopicIdle, time.Second, 24*time.Hour),
+		daemon.CheckRange("HANDOVER_TIMEOUT", c.HandoverTimeout, 10*time.Millisecond, 10*time.Minute),
+		daemon.CheckRange("HISTORY_SIZE", c.HistorySize, 0, 1_000_000),
+		daemon.CheckRange("HISTORY_BYTES", c.HistoryBytes, 1024, 2<<20),
+		daemon.CheckRange("HISTORY_TOTAL_BYTES", c.HistoryTotal, 1<<20, 1<<40),
+		daemon.CheckRange("HISTORY_TTL", c.HistoryTTL, time.Second, 24*time.Hour),
+		daemon.CheckRange("HISTORY_IDS", c.HistoryIDs, 0, 30_000),
+		daemon.CheckRange("DIGEST_INTERVAL", c.DigestInterval, 10*time.Millisecond, time.Hour),
 		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20))
 	return errors.Join(errs...)
 }
+
+// history is the configuration of the topics' memory, in which 0 means the default.
+func (c *Config) history() history.Config {
+	h := history.Config{Messages: c.HistorySize, Bytes: c.HistoryBytes, TTL: c.HistoryTTL, TotalBytes: c.HistoryTotal}
+	if c.HistorySize == 0 {
+		h.Messages = -1
+	}
+	return h
+}
+
+// link is the configuration of links to others.
+func (c *Config) link() link.Config { return link.Config{} }

@@ -101,7 +101,7 @@ func start(t testing.TB, cfg Config, ids ...string) *server {
 func (s *server) hello() *linkpb.Hello {
 	return &linkpb.Hello{
 		Protocol: link.Protocol, Gateway: "gw-a", Instance: 1, Lane: 0, Lanes: 2,
-		RingVersion: s.ring.Version(), RingHash: s.ring.Hash(),
+		RingVersion: s.rings.Current().Version(), RingHash: s.rings.Current().Hash(),
 	}
 }
 

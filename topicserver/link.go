@@ -74,7 +74,7 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		if err := l.subscribe.UnmarshalVTUnsafe(body); err != nil {
 			return err
 		}
-		if l.mine(l.subscribe.Topic, l.subscribe.Ref) {
+		if l.named(l.subscribe.Topic, l.subscribe.Ref) {
 			topics.Subscribe(&l.turn, l.lane, &l.subscribe)
 		}
 	case linkpb.KindUnsubscribe:
@@ -82,7 +82,7 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		if err := l.unsubscribe.UnmarshalVTUnsafe(body); err != nil {
 			return err
 		}
-		topics.Unsubscribe(l.lane, l.unsubscribe.Topic)
+		topics.Unsubscribe(&l.turn, l.lane, l.unsubscribe.Topic)
 	case linkpb.KindJoin:
 		l.join = linkpb.Join{}
 		if err := l.join.UnmarshalVTUnsafe(body); err != nil {
@@ -100,9 +100,18 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		if err := l.publish.UnmarshalVTUnsafe(body); err != nil {
 			return err
 		}
-		if l.mine(l.publish.Topic, l.publish.Ref) && l.valid(&l.publish) {
+		if l.named(l.publish.Topic, l.publish.Ref) && l.valid(&l.publish) {
 			topics.Publish(&l.turn, l.lane, &l.publish)
 		}
+	case linkpb.KindUpPing:
+		l.wire.Append(linkpb.KindDownPing, &linkpb.Ping{})
+		l.wire.Flush()
+	case linkpb.KindUpRing:
+		var m linkpb.Ring
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		l.s.learn([]*linkpb.Ring{&m})
 	}
 	// An item of a later protocol version is not ours to judge.
 	return nil
@@ -128,10 +137,13 @@ func (l *laneServer) greet(body []byte) error {
 	l.wire.Greeted()
 	l.lane = topic.NewLane(h.Gateway, &l.wire.Sender)
 	l.key = laneKey{gateway: h.Gateway, instance: h.Instance, lane: h.Lane}
-	s.remember(l.key, l.wire)
+	s.remember(l.key, &lane{wire: l.wire, subs: l.lane})
 	l.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{
-		Server: s.cfg.ID, Instance: s.instance, RingVersion: s.ring.Version(), RingHash: s.ring.Hash(),
+		Server: s.cfg.ID, Instance: s.instance, RingVersion: s.rings.Current().Version(), RingHash: s.rings.Current().Hash(),
 	})
+	if h.RingVersion < s.rings.Current().Version() {
+		l.wire.Append(linkpb.KindDownRing, link.EncodeRing(s.rings.Current()))
+	}
 	l.wire.Flush()
 	s.log.Info("lane opened", zap.String("gateway", h.Gateway), zap.Uint32("lane", h.Lane),
 		zap.String("peer", l.wire.RemoteAddr()), zap.Uint64("ring_version", h.RingVersion))
@@ -148,7 +160,7 @@ func (s *Server) judge(h *linkpb.Hello) (linkpb.Code, string) {
 		return linkpb.Code_INVALID, fmt.Sprintf("hello with a gateway id of %d bytes; want 1 to %d", len(h.Gateway), maxName)
 	case h.Lane >= h.Lanes:
 		return linkpb.Code_INVALID, fmt.Sprintf("hello of gateway %q for lane %d of %d", h.Gateway, h.Lane, h.Lanes)
-	case h.RingVersion == s.ring.Version() && h.RingHash != s.ring.Hash():
+	case h.RingVersion == s.rings.Current().Version() && h.RingHash != s.rings.Current().Hash():
 		return linkpb.Code_RING_CONFLICT, fmt.Sprintf("ring v%d of gateway %q and of topic server %q differ in content",
 			h.RingVersion, h.Gateway, s.cfg.ID)
 	}
@@ -158,17 +170,11 @@ func (s *Server) judge(h *linkpb.Hello) (linkpb.Code, string) {
 // maxName is the longest name of a topic or a gateway, in bytes.
 const maxName = 255
 
-// mine replies INVALID, and reports false, for what is no topic name, and NOT_OWNER for a topic that the ring gives to
-// another server.
-func (l *laneServer) mine(name string, ref uint64) bool {
+// named replies INVALID, and reports false, for what is no topic name.
+func (l *laneServer) named(name string, ref uint64) bool {
 	// A name that is not UTF-8 would make every batch that it is in undecodable for a strict Protobuf peer.
 	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
 		l.turn.Reply(l.lane, ref, linkpb.Code_INVALID, fmt.Sprintf("topic must be 1 to %d bytes of UTF-8", maxName), nil)
-		return false
-	}
-	if owner := l.s.ring.Owner(name); owner.ID != l.s.cfg.ID {
-		l.turn.Reply(l.lane, ref, linkpb.Code_NOT_OWNER,
-			fmt.Sprintf("ring v%d gives the topic to %q", l.s.ring.Version(), owner.ID), nil)
 		return false
 	}
 	return true
@@ -192,21 +198,21 @@ func (l *laneServer) valid(p *linkpb.Publish) bool {
 }
 
 // remember registers a lane and ends the one that it takes the place of.
-func (s *Server) remember(key laneKey, lane *link.Lane) {
+func (s *Server) remember(key laneKey, l *lane) {
 	s.mu.Lock()
 	old := s.lanes[key]
-	s.lanes[key] = lane
+	s.lanes[key] = l
 	s.mu.Unlock()
 	if old != nil {
-		old.Close()
+		old.wire.Close()
 	}
 }
 
 // forget takes a lane out; it reports false when another has taken its place.
-func (s *Server) forget(key laneKey, lane *link.Lane) bool {
+func (s *Server) forget(key laneKey, wire *link.Lane) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lanes[key] != lane {
+	if l := s.lanes[key]; l == nil || l.wire != wire {
 		return false
 	}
 	delete(s.lanes, key)

@@ -57,14 +57,14 @@ func TestAnswersOfALane(t *testing.T) {
 	mine, other := "", ""
 	for i := 0; mine == "" || other == ""; i++ {
 		name := fmt.Sprint("t:", i)
-		if s.ring.Owner(name).ID == "ts-a" {
+		if s.rings.Current().Owner(name).ID == "ts-a" {
 			mine = name
 		} else {
 			other = name
 		}
 	}
 	long := strings.Repeat("x", 255)
-	for i := 0; s.ring.Owner(long).ID != "ts-a"; i++ {
+	for i := 0; s.rings.Current().Owner(long).ID != "ts-a"; i++ {
 		long = fmt.Sprintf("%0255d", i)
 	}
 	const badName = "topic must be 1 to 255 bytes of UTF-8"
@@ -167,7 +167,7 @@ func TestWelcome(t *testing.T) {
 			h := s.hello()
 			test.change(h)
 			w := next[*linkpb.Welcome](t, s.dial(t, h))
-			if w.Server != "ts-a" || w.Instance != s.instance || w.RingVersion != 7 || w.RingHash != s.ring.Hash() {
+			if w.Server != "ts-a" || w.Instance != s.instance || w.RingVersion != 7 || w.RingHash != s.rings.Current().Hash() {
 				t.Errorf("welcome %v", w)
 			}
 		})

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"os/signal"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +20,7 @@ import (
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/topicserver/history"
 	"github.com/ringcast/ringcast/topicserver/topic"
 )
 
@@ -24,17 +28,24 @@ import (
 type Server struct {
 	// Static.
 	cfg      Config
-	ring     *ring.Ring
+	rings    *ring.Keeper
 	instance uint64 // drawn at start: tells a restarted server from a link that was merely cut
+	store    history.Store
 	topics   *topic.Registry
+	take     *take
+	give     *give
 	log      *zap.Logger
 
-	serving   atomic.Bool
-	refused   atomic.Uint64 // lanes that were answered with a Refusal
-	slowLanes atomic.Uint64 // lanes that ended because the gateway did not read
+	serving    atomic.Bool
+	refused    atomic.Uint64 // lanes that were answered with a Refusal
+	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
+	moved      atomic.Uint64 // topics that came over from other servers
+	staleFile  atomic.Bool   // the ring in use came from a peer and is newer than the file's
+	ringFailed atomic.Bool   // the ring file is of no use
+	reload     <-chan os.Signal
 
 	mu    sync.Mutex
-	lanes map[laneKey]*link.Lane
+	lanes map[laneKey]*lane
 }
 
 // laneKey names a lane. A gateway that redials before its old connection is found dead takes its place.
@@ -42,6 +53,12 @@ type laneKey struct {
 	gateway  string
 	instance uint64
 	lane     uint32
+}
+
+// lane is a greeted lane: its connection and its place in the topics.
+type lane struct {
+	wire *link.Lane
+	subs *topic.Lane
 }
 
 // New returns a topic server that owns what the ring gives to cfg.ID. It registers metrics and a readiness check with
@@ -52,12 +69,17 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	}
 	s := &Server{
 		cfg:      cfg,
-		ring:     rg,
 		instance: rand.Uint64(),
-		topics:   topic.NewRegistry(),
+		store:    history.NewMemory(cfg.history()),
 		log:      d.Log.With(zap.String("server", cfg.ID)),
-		lanes:    make(map[laneKey]*link.Lane),
+		lanes:    make(map[laneKey]*lane),
 	}
+	s.take, s.give = newTake(s), newGive(s)
+	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
+	s.topics = topic.NewRegistry(topic.Config{
+		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, Claim: s.claim, Log: s.log,
+	})
+	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)
 	d.ReadyWhen("links", s.Ready)
 	return s, nil
@@ -77,22 +99,37 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	if err != nil {
 		return daemon.ConfigError(fmt.Errorf("TOPICSERVER_ADDR: %w", err))
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	s.reload = hangup
 	return s.Serve(ctx, lis)
 }
 
-// Serve accepts links on lis until ctx is canceled, then ends them and returns when all have ended. It closes lis.
+// Serve accepts links on lis until ctx is canceled, then ends them and returns when all have ended. It closes lis. A
+// server that the ring does not have any more hands its topics over first, for at most HandoverTimeout.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.log.Info("serving topics", zap.Stringer("addr", lis.Addr()),
-		zap.Uint64("ring_version", s.ring.Version()), zap.Int("servers", len(s.ring.Servers())))
-	var sweeper sync.WaitGroup
-	defer sweeper.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+		zap.Uint64("ring_version", s.rings.Current().Version()), zap.Int("servers", len(s.rings.Current().Servers())))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	sweeper.Go(func() { s.sweep(ctx) })
-
+	defer context.AfterFunc(ctx, func() {
+		s.serving.Store(false)
+		s.waitHandedOver()
+		cancel()
+	})()
+	wg.Go(func() { s.take.run(inner) })
+	wg.Go(func() { s.housekeep(inner) })
+	if s.cfg.RingFile != "" {
+		wg.Go(func() { s.watchRing(inner) })
+	}
 	s.serving.Store(true)
 	defer s.serving.Store(false)
-	err := link.Serve(ctx, lis, link.ServeConfig{MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Log: s.log})
+	err := link.Serve(inner, lis, link.ServeConfig{
+		Config: s.cfg.link(), MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log,
+	})
 	if err != nil {
 		return fmt.Errorf("topicserver: %w", err)
 	}
@@ -100,24 +137,52 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	return nil
 }
 
-// sweep forgets unused topics until ctx is canceled.
-func (s *Server) sweep(ctx context.Context) {
-	idle := s.cfg.TopicIdle
-	if idle <= 0 {
-		idle = time.Minute
+// waitHandedOver returns at once unless the ring has dropped this server; then it gives the others time to take over.
+func (s *Server) waitHandedOver() {
+	if _, in := s.rings.Current().Server(s.cfg.ID); in {
+		return
 	}
-	tick := time.NewTicker(idle / 4)
-	defer tick.Stop()
+	deadline := time.Now().Add(s.cfg.HandoverTimeout)
+	for s.give.pending() > 0 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := s.give.pending(); n > 0 {
+		s.log.Error("stopping with topics that nobody took over", zap.Int("topics", n))
+	}
+}
+
+// housekeep forgets unused topics and tells gateways the positions that have moved, until ctx is canceled.
+func (s *Server) housekeep(ctx context.Context) {
+	sweep := time.NewTicker(s.cfg.TopicIdle / 4)
+	defer sweep.Stop()
+	digest := time.NewTicker(s.cfg.DigestInterval)
+	defer digest.Stop()
+	// A topic is not forgotten while its past may still be asked for.
+	idle := max(s.cfg.TopicIdle, s.cfg.HistoryTTL)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-sweep.C:
 			if n := s.topics.Sweep(idle); n > 0 {
 				s.log.Debug("forgot unused topics", zap.Int("topics", n))
 			}
+		case <-digest.C:
+			for _, l := range s.openLanes() {
+				l.subs.Digest()
+			}
 		}
 	}
+}
+
+func (s *Server) openLanes() []*lane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lanes := make([]*lane, 0, len(s.lanes))
+	for _, l := range s.lanes {
+		lanes = append(lanes, l)
+	}
+	return lanes
 }
 
 // Ready returns nil while the server accepts links.

@@ -7,6 +7,10 @@ package hub
 
 import (
 	"bytes"
+	"errors"
+	"iter"
+	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -21,6 +25,8 @@ type Channel struct {
 	JoinRef codec.Ref
 	ID      uint64 // the subscriber's id, unique within the gateway
 	Codec   codec.Kind
+	// Positions makes each frame carry its message's position in the ref slot.
+	Positions bool
 
 	// Owned by the hub.
 	index int32  // in topic.channels
@@ -58,6 +64,7 @@ type Hub struct {
 	turn   uint64
 	frames [frameSlots]frame
 	head   []byte
+	ref    []byte
 }
 
 // maxArena is how many bytes of frames a turn lends. Those beyond are copied into the connections' queues, which are
@@ -69,9 +76,10 @@ const maxArena = 1 << 20
 const frameSlots = 16
 
 type frame struct {
-	bytes   []byte
-	joinRef codec.Ref
-	codec   codec.Kind
+	bytes     []byte
+	joinRef   codec.Ref
+	codec     codec.Kind
+	positions bool
 }
 
 // New returns an empty hub.
@@ -116,6 +124,19 @@ func (h *Hub) Add(topic string, c *Channel, from Position) Position {
 	return t.last
 }
 
+// ChannelsOf yields the topic's channels here.
+func (h *Hub) ChannelsOf(topic string) iter.Seq[*Channel] {
+	return func(yield func(*Channel) bool) {
+		if t := h.topics[topic]; t != nil {
+			for _, c := range t.channels {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Remove takes the channel out and reports whether it was the topic's last here. It does nothing to a channel that is
 // not in a hub.
 func (h *Hub) Remove(c *Channel) (last bool) {
@@ -153,6 +174,31 @@ func (h *Hub) Clear(topic string) []*Channel {
 type Position struct {
 	Epoch, Offset uint64
 }
+
+// AppendRef appends the position as clients see it: the JSON string "epoch:offset", the epoch in base 36.
+func (p Position) AppendRef(dst []byte) []byte {
+	dst = append(dst, '"')
+	dst = strconv.AppendUint(dst, p.Epoch, 36)
+	dst = append(dst, ':')
+	dst = strconv.AppendUint(dst, p.Offset, 10)
+	return append(dst, '"')
+}
+
+// ParsePosition parses what AppendRef wrote, without its quotes.
+func ParsePosition(s string) (Position, error) {
+	epoch, offset, ok := strings.Cut(s, ":")
+	if !ok {
+		return Position{}, errPosition
+	}
+	e, err1 := strconv.ParseUint(epoch, 36, 64)
+	o, err2 := strconv.ParseUint(offset, 10, 64)
+	if err1 != nil || err2 != nil {
+		return Position{}, errPosition
+	}
+	return Position{Epoch: e, Offset: o}, nil
+}
+
+var errPosition = errors.New(`want "epoch:offset"`)
 
 // Reached reports whether p is at q or beyond. Positions of different epochs have no order: neither reaches the other.
 func (p Position) Reached(q Position) bool { return p.Epoch == q.Epoch && p.Offset >= q.Offset }
@@ -213,7 +259,7 @@ func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 			continue
 		}
 		f := &h.frames[slot(c.JoinRef, c.Codec)]
-		if f.bytes == nil || f.codec != c.Codec || !bytes.Equal(f.joinRef, c.JoinRef) {
+		if f.bytes == nil || f.codec != c.Codec || f.positions != c.Positions || !bytes.Equal(f.joinRef, c.JoinRef) {
 			if len(h.arena) >= maxArena {
 				h.sendCopy(c, m)
 				continue
@@ -230,7 +276,14 @@ func (h *Hub) build(f *frame, c *Channel, m *Message) {
 	op := h.encodeHead(c, m)
 	start := len(h.arena)
 	h.arena = socket.AppendFrame(h.arena, op, h.head, m.body(c.Codec))
-	*f = frame{bytes: h.arena[start:len(h.arena):len(h.arena)], joinRef: c.JoinRef, codec: c.Codec}
+	*f = frame{bytes: h.arena[start:len(h.arena):len(h.arena)], joinRef: c.JoinRef, codec: c.Codec, positions: c.Positions}
+}
+
+// Send sends one message to one channel, which need not be in the hub: what it missed while it was away.
+func (h *Hub) Send(c *Channel, m *Message) {
+	if !m.Binary || c.Codec.Carries(&m.Push) {
+		h.sendCopy(c, m)
+	}
 }
 
 // sendCopy sends the message to one channel without a place in the arena.
@@ -242,7 +295,12 @@ func (h *Hub) sendCopy(c *Channel, m *Message) {
 // encodeHead fills head for the channel and returns the kind of WebSocket message that takes it.
 func (h *Hub) encodeHead(c *Channel, m *Message) socket.Opcode {
 	cd := codec.ForKind(c.Codec)
-	h.head = cd.AppendHead(h.head[:0], c.JoinRef, nil, &m.Push)
+	var ref codec.Ref
+	if c.Positions {
+		h.ref = m.Position.AppendRef(h.ref[:0])
+		ref = h.ref
+	}
+	h.head = cd.AppendHead(h.head[:0], c.JoinRef, ref, &m.Push)
 	if cd.Binary(&m.Push) {
 		return socket.OpBinary
 	}

@@ -376,7 +376,7 @@ func (w *world) member(topic string) *member {
 }
 
 // join and leave run on the member's loop already.
-func (m *member) join()  { m.local.Join(m.topic, &m.channel, m.done) }
+func (m *member) join()  { m.local.Join(m.topic, &m.channel, nil, m.done) }
 func (m *member) leave() { m.local.Leave(m.topic, &m.channel) }
 
 func (m *member) done(o Outcome) { m.outcomes <- o }

@@ -1,7 +1,8 @@
 package router
 
 import (
-	"go.uber.org/zap"
+	"slices"
+	"sync"
 
 	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -13,7 +14,13 @@ type inbox struct {
 	lane    *lane
 	loops   [][]event // collected for each loop in this batch
 	reply   linkpb.Reply
-	message linkpb.Message
+	decoded linkpb.Message
+	touched []*lane // have items appended in this batch
+	batch   uint64  // counts the batches of events posted to loops
+
+	mu      sync.Mutex
+	flushed uint64   // the last batch that the loops have
+	after   []string // topics for which another inbox holds something until this one has flushed
 }
 
 func (in *inbox) init(l *lane) {
@@ -29,94 +36,203 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 		if err := in.reply.UnmarshalVT(body); err != nil {
 			return err
 		}
-		in.replied(&in.reply)
+		in.answer(&in.reply)
 	case linkpb.KindMessage:
 		// The one copy of the message on this gateway: loops deliver from it after the lane's buffer is reused.
 		own := append([]byte(nil), body...)
-		in.message = linkpb.Message{}
-		if err := in.message.UnmarshalVTUnsafe(own); err != nil {
+		in.decoded = linkpb.Message{}
+		if err := in.decoded.UnmarshalVTUnsafe(own); err != nil {
 			return err
 		}
-		in.deliver(&in.message)
+		in.receive(&in.decoded)
+	case linkpb.KindDigest:
+		var d linkpb.Digest
+		if err := d.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.digest(d.Topic, position(d.Position))
+	case linkpb.KindSealed:
+		var m linkpb.Sealed
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.sealed(m.Topic, position(m.Position))
+	case linkpb.KindDownRing:
+		var m linkpb.Ring
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.lane.learn(&m)
+	case linkpb.KindDownPing:
+		in.sweepMoves()
 	}
 	return nil
 }
 
-func (in *inbox) replied(rep *linkpb.Reply) {
+// answer handles a Reply.
+func (in *inbox) answer(rep *linkpb.Reply) {
 	p, ok := in.lane.take(rep.Ref)
 	if !ok {
 		return
 	}
-	o := Outcome{Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position)}
-	if p.done != nil {
-		in.done(p, o)
+	if p.publish != nil {
+		in.landed(p.publish, Outcome{Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position)})
 		return
 	}
-	in.subscribed(p.topic, rep.Ref, o)
+	s := in.lane.r.shard(p.topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A subscription that has been given up since, and perhaps made again, has another ref: the old Reply must not
+	// answer the new one, which has no message between the two.
+	switch sub := s.topics[p.topic]; {
+	case sub == nil:
+	case sub.lane == in.lane && sub.fetch.ref == rep.Ref:
+		in.replied(&sub.fetch, sub, rep)
+	case sub.next != nil && sub.next.lane == in.lane && sub.next.fetch.ref == rep.Ref:
+		in.replied(&sub.next.fetch, sub, rep)
+	}
 }
 
-func (in *inbox) done(p pending, o Outcome) {
-	if p.local == nil {
+// landed gives a publish its outcome, unless it is to be sent to another server.
+func (in *inbox) landed(p *publish, o Outcome) {
+	s := in.lane.r.shard(p.req.Topic)
+	s.mu.Lock()
+	bounced := o.Code == linkpb.Code_NOT_OWNER
+	if sub := s.topics[p.req.Topic]; sub != nil {
+		sub.flow.landed(p, bounced)
+		if bounced {
+			in.touch(sub.flow.lane)
+		}
+	} else if bounced {
+		bounced, o = false, refusal(linkpb.Code_UNAVAILABLE)
+	}
+	s.mu.Unlock()
+	switch {
+	case bounced:
+	case p.local == nil:
 		p.done(o)
-		return
+	default:
+		in.post(p.local.loop.Index(), event{kind: eventDone, done: p.done, outcome: o})
 	}
-	in.post(p.local.loop.Index(), event{kind: eventDone, done: p.done, outcome: o})
 }
 
-// subscribed handles the Reply to a Subscribe. A subscription that has been given up since, and perhaps made again,
-// has another ref: the old Reply must not open the new one, which has no message between the two.
-func (in *inbox) subscribed(topic string, ref uint64, o Outcome) {
+// receive sorts a message: part of an answer, the next one, an old one, or a sign that some are missing.
+func (in *inbox) receive(m *linkpb.Message) {
+	r := in.lane.r
+	s := r.shard(m.Topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.topics[m.Topic]
+	switch {
+	case sub == nil || !sub.wanted:
+		r.stats.stray.Add(1)
+	case sub.lane == in.lane:
+		if sub.fetch.missing > 0 {
+			in.past(&sub.fetch, sub, m)
+			return
+		}
+		own := hub.NewMessage(sub.name, m)
+		if in.mayPost(sub, held{message: own}) {
+			in.message(sub, own)
+		}
+	case sub.next != nil && sub.next.lane == in.lane:
+		n := sub.next
+		switch {
+		case n.fetch.missing > 0:
+			in.past(&n.fetch, sub, m)
+		case n.fetch.replied:
+			n.buffer = append(n.buffer, hub.NewMessage(sub.name, m))
+			if n.bytes += len(m.Payload) + 256; n.bytes > maxMoveBuffer {
+				in.arrive(sub)
+			}
+		default:
+			r.stats.stray.Add(1)
+		}
+	default:
+		r.stats.stray.Add(1)
+	}
+}
+
+// past takes a message that belongs to an answer.
+func (in *inbox) past(f *fetch, sub *subscription, m *linkpb.Message) {
+	f.past = append(f.past, hub.NewMessage(sub.name, m))
+	if f.missing--; f.missing == 0 {
+		in.answered(f, sub)
+	}
+}
+
+// message hands the next message to the loops that have subscribers. One that was delivered already is dropped; one
+// that does not follow the last one shows that some are missing, and is fetched with them.
+func (in *inbox) message(sub *subscription, m *hub.Message) {
+	r := in.lane.r
+	if !sub.flowing {
+		r.stats.stray.Add(1)
+		return
+	}
+	if m.Position.Epoch == sub.last.Epoch && m.Position.Offset <= sub.last.Offset {
+		r.stats.stray.Add(1)
+		return
+	}
+	if m.Position.Epoch != sub.last.Epoch || m.Position.Offset != sub.last.Offset+1 {
+		sub.resync(r)
+		in.touch(sub.lane)
+		return
+	}
+	sub.last = m.Position
+	if behind := in.behind(sub.live); behind != 0 {
+		sub.live &^= behind
+		r.stats.overruns.Add(1)
+		in.postMask(sub, behind, event{kind: eventEnd, sub: sub, outcome: Outcome{Position: sub.last}})
+	}
+	if sub.live != 0 {
+		r.stats.messages.Add(1)
+		in.postMask(sub, sub.live, event{kind: eventMessage, message: m})
+	}
+	if sub.next != nil && sub.next.fetch.answered() {
+		in.arrive(sub)
+	}
+}
+
+// digest compares a subscription with what its owner says to have sent: a lost tail shows nowhere else.
+func (in *inbox) digest(topic string, top hub.Position) {
+	s := in.lane.r.shard(topic)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.topics[topic]
+	if sub == nil || sub.lane != in.lane || !sub.flowing || len(sub.held) > 0 || sub.last.Reached(top) {
+		return
+	}
+	sub.resync(in.lane.r)
+	in.touch(sub.lane)
+}
+
+// sealed takes the owner's last word about a topic. What it says is missing is fetched from the next owner.
+func (in *inbox) sealed(topic string, _ hub.Position) {
 	r := in.lane.r
 	s := r.shard(topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sub := s.topics[topic]
-	if sub == nil || sub.ref != ref || sub.lane != in.lane {
+	if sub == nil || sub.lane != in.lane {
 		return
 	}
-	// Channels that were live before the link was lost have missed what lies between last and the position now.
-	if sub.live != 0 && (sub.last != o.Position || !o.OK()) {
-		r.stats.gaps.Add(1)
-		in.lane.log.Warn("messages were lost with the link", zap.String("topic", topic), zap.Stringer("code", o.Code),
-			zap.Uint64("from", sub.last.Offset), zap.Uint64("to", o.Position.Offset))
-		in.postMask(sub.live, event{kind: eventEnd, sub: sub, outcome: o})
+	sub.sealed = true
+	switch {
+	case sub.next != nil:
+		in.arrive(sub)
+	case r.route(topic) == sub.lane:
+		// The ring gives it back to the one that has just let it go.
+		sub.sealed = false
+		sub.resync(r)
+		in.touch(sub.lane)
 	}
-	in.postMask(sub.waiting, event{kind: eventSubscribed, sub: sub, outcome: o})
-	if !o.OK() {
-		// Forgotten at once: the next join asks anew.
-		delete(s.topics, topic)
-		delete(s.idle, topic)
-		return
-	}
-	sub.live, sub.waiting = sub.live|sub.waiting, 0
-	sub.last, sub.subscribed = o.Position, true
 }
 
-// deliver hands a message to the loops that have subscribers.
-func (in *inbox) deliver(m *linkpb.Message) {
-	r := in.lane.r
-	s := r.shard(m.Topic)
-	s.mu.Lock()
-	sub := s.topics[m.Topic]
-	if sub == nil || !sub.subscribed || sub.lane != in.lane {
-		s.mu.Unlock()
-		r.stats.stray.Add(1)
-		return
+// touch makes the lane be flushed at the end of the batch.
+func (in *inbox) touch(l *lane) {
+	if !slices.Contains(in.touched, l) {
+		in.touched = append(in.touched, l)
 	}
-	sub.last = position(m.Position)
-	behind := in.behind(sub.live)
-	sub.live &^= behind
-	loops, last := sub.live, sub.last
-	s.mu.Unlock()
-	if behind != 0 {
-		r.stats.overruns.Add(1)
-		in.postMask(behind, event{kind: eventEnd, sub: sub, outcome: Outcome{Position: last}})
-	}
-	if loops == 0 {
-		return
-	}
-	r.stats.messages.Add(1)
-	in.postMask(loops, event{kind: eventMessage, message: hub.NewMessage(sub.name, m)})
 }
 
 // behind returns those of the loops that have more messages waiting than they may have. The topic that has one more
@@ -130,7 +246,9 @@ func (in *inbox) behind(loops uint64) (behind uint64) {
 	return behind
 }
 
-func (in *inbox) postMask(loops uint64, e event) {
+// postMask posts an event of a subscription to some loops. The caller holds the shard's lock and may post.
+func (in *inbox) postMask(sub *subscription, loops uint64, e event) {
+	sub.poster, sub.posted = in, in.batch
 	for i := range in.loops {
 		if loops&(1<<i) != 0 {
 			in.post(i, e)
@@ -158,6 +276,12 @@ func (in *inbox) flush() {
 			local.handle(events)
 		})
 	}
+	for i, l := range in.touched {
+		l.flush()
+		in.touched[i] = nil
+	}
+	in.touched = in.touched[:0]
+	in.goOn()
 }
 
 func position(p *linkpb.Position) hub.Position {

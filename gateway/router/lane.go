@@ -34,21 +34,26 @@ type lane struct {
 	index  uint32
 	log    *zap.Logger
 
+	// Guarded by Router.runMu.
+	stop context.CancelFunc // nil until run is started
+
 	// Owned by run.
-	in inbox
+	in       inbox
+	instance uint64 // of the server process that the lane was live with last; 0 = none
 
 	mu      sync.Mutex
 	wire    *link.Lane         // nil unless live
+	since   time.Time          // when the lane was lost, or made
 	lastRef uint64             // never starts anew: a ref names one request of the lane's whole life
-	pending map[uint64]pending // requests of this connection that wait for their Reply
+	pending map[uint64]pending // requests that wait for their Reply
 	flights int                // publishes among them
 }
 
-// pending is a request on its way. A Subscribe has a topic, a Publish a done.
+// pending is a request on its way: a Subscribe of a topic, or a publish.
 type pending struct {
-	topic string
-	local *Local // where done runs
-	done  func(Outcome)
+	topic   string
+	publish *publish
+	sent    bool // over a connection of its own or an earlier one: it may have been appended
 }
 
 const (
@@ -61,6 +66,7 @@ func newLane(r *Router, server ring.Server, index uint32) *lane {
 		r: r, server: server, index: index,
 		log:     r.log.With(zap.String("server", server.ID), zap.Uint32("lane", index)),
 		pending: make(map[uint64]pending),
+		since:   time.Now(),
 	}
 	l.in.init(l)
 	return l
@@ -93,10 +99,11 @@ func (l *lane) run(ctx context.Context) {
 
 // connect dials, greets and receives until the connection ends. It reports whether the lane was live.
 func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
+	rg := l.r.rings.Current()
 	wire, err := link.Dial(ctx, l.server.Addr, l.r.cfg.Link, &linkpb.Hello{
 		Protocol: link.Protocol, Gateway: l.r.cfg.Gateway, Instance: l.r.instance,
 		Lane: l.index, Lanes: uint32(l.r.cfg.Lanes),
-		RingVersion: l.r.cfg.Ring.Version(), RingHash: l.r.cfg.Ring.Hash(),
+		RingVersion: rg.Version(), RingHash: rg.Hash(),
 	})
 	if err != nil {
 		return false, err
@@ -106,12 +113,13 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 		if wasLive {
 			return l.in.item(kind, body)
 		}
-		if err := l.greeted(kind, body); err != nil {
+		welcome, err := l.greeted(kind, body)
+		if err != nil {
 			return err
 		}
 		wire.Greeted()
 		wasLive = true
-		l.open(wire)
+		l.open(wire, welcome)
 		return nil
 	}, l.in.flush)
 	if wasLive {
@@ -121,45 +129,52 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 }
 
 // greeted checks the server's answer to the hello.
-func (l *lane) greeted(kind linkpb.Kind, body []byte) error {
+func (l *lane) greeted(kind linkpb.Kind, body []byte) (*linkpb.Welcome, error) {
 	switch kind {
 	case linkpb.KindWelcome:
-		var w linkpb.Welcome
+		w := new(linkpb.Welcome)
 		if err := w.UnmarshalVT(body); err != nil {
-			return err
+			return nil, err
 		}
 		if w.Server != l.server.ID {
-			return fmt.Errorf("peer %s presents id %q, the ring says %q", l.server.Addr, w.Server, l.server.ID)
+			return nil, fmt.Errorf("peer %s presents id %q, the ring says %q", l.server.Addr, w.Server, l.server.ID)
 		}
-		if w.RingVersion != l.r.cfg.Ring.Version() {
-			l.log.Warn("ring versions differ", zap.Uint64("mine", l.r.cfg.Ring.Version()), zap.Uint64("theirs", w.RingVersion))
-		}
-		return nil
+		return w, nil
 	case linkpb.KindRefusal:
 		var f linkpb.Refusal
 		if err := f.UnmarshalVT(body); err != nil {
-			return err
+			return nil, err
 		}
 		l.log.Error("topic server refuses the link", zap.Stringer("code", f.Code), zap.String("detail", f.Detail))
-		return fmt.Errorf("refused: %s: %s", f.Code, f.Detail)
+		return nil, fmt.Errorf("refused: %s: %s", f.Code, f.Detail)
 	}
-	return errors.New("first item is no welcome")
+	return nil, errors.New("first item is no welcome")
 }
 
-// open makes the lane live: it subscribes all that the gateway wants, and has the loops announce their subscribers.
-func (l *lane) open(wire *link.Lane) {
+// open makes the lane live. It tells the server the ring if that is newer here, subscribes all that the gateway wants,
+// each topic with the place up to which its channels have it, has the loops announce their subscribers, and sends again
+// the publishes that were not answered.
+func (l *lane) open(wire *link.Lane, welcome *linkpb.Welcome) {
 	l.mu.Lock()
 	l.wire = wire
+	unknown := l.resendLocked(welcome.Instance == l.instance)
+	l.instance = welcome.Instance
 	l.mu.Unlock()
+	if rg := l.r.rings.Current(); rg.Version() > welcome.RingVersion {
+		l.tell(linkpb.KindUpRing, link.EncodeRing(rg))
+	}
 	topics := 0
 	for i := range l.r.shards {
 		s := &l.r.shards[i]
 		s.mu.Lock()
 		for _, sub := range s.topics {
 			// A subscription made since the lane went live has been sent already.
-			if sub.lane == l && sub.ref == 0 {
+			if sub.lane == l && sub.wanted && sub.fetch.ref == 0 {
 				l.subscribe(sub)
 				topics++
+			}
+			if sub.next != nil && sub.next.lane == l && sub.next.fetch.ref == 0 {
+				l.subscribeTo(sub, &sub.next.fetch)
 			}
 		}
 		s.mu.Unlock()
@@ -167,33 +182,93 @@ func (l *lane) open(wire *link.Lane) {
 	for _, local := range l.r.locals {
 		local.loop.Post(func() { local.announce(l) })
 	}
+	for _, p := range unknown {
+		l.in.landed(p, refusal(linkpb.Code_UNKNOWN_OUTCOME))
+	}
 	l.flush()
 	l.log.Info("link is live", zap.String("addr", l.server.Addr), zap.Int("topics", topics))
 }
 
-// lost ends what was in flight. A publish that was sent may or may not have happened.
+// resendLocked sends the unanswered publishes over a new connection, in their order. To another process than before
+// those that may have been appended by the one before are not sent: it has forgotten their ids, and they would be
+// published twice. They are returned.
+func (l *lane) resendLocked(sameProcess bool) (unknown []*publish) {
+	for _, ref := range slices.Sorted(maps.Keys(l.pending)) {
+		p := l.pending[ref]
+		if p.sent && !sameProcess {
+			unknown = append(unknown, p.publish)
+			delete(l.pending, ref)
+			l.flights--
+			continue
+		}
+		p.sent = true
+		l.pending[ref] = p
+		l.wire.Append(linkpb.KindPublish, &p.publish.req)
+	}
+	return unknown
+}
+
+// lost ends what belonged to the connection. Publishes wait for the next one.
 func (l *lane) lost() {
 	l.mu.Lock()
-	l.wire = nil
-	inFlight := l.pending
-	l.pending, l.flights = make(map[uint64]pending), 0
+	l.wire, l.since = nil, time.Now()
+	for ref, p := range l.pending {
+		if p.publish == nil {
+			delete(l.pending, ref)
+		}
+	}
 	l.mu.Unlock()
 	for i := range l.r.shards {
 		s := &l.r.shards[i]
 		s.mu.Lock()
 		for _, sub := range s.topics {
 			if sub.lane == l {
-				sub.ref, sub.subscribed = 0, false
+				sub.fetch.forget()
+				sub.flowing = false
+				l.in.arrive(sub)
+			}
+			if sub.next != nil && sub.next.lane == l {
+				sub.next.fetch.forget()
+				sub.next.buffer, sub.next.bytes = nil, 0
 			}
 		}
 		s.mu.Unlock()
 	}
-	for _, ref := range slices.Sorted(maps.Keys(inFlight)) {
-		if p := inFlight[ref]; p.done != nil {
-			l.in.done(p, refusal(linkpb.Code_UNKNOWN_OUTCOME))
+	l.in.flush()
+}
+
+// expire ends the publishes that have waited too long.
+func (l *lane) expire(now time.Time) {
+	var late []pending
+	l.mu.Lock()
+	for ref, p := range l.pending {
+		if p.publish != nil && now.Sub(p.publish.since) >= l.r.cfg.PublishTimeout {
+			late = append(late, p)
+			delete(l.pending, ref)
+			l.flights--
 		}
 	}
-	l.in.flush()
+	l.mu.Unlock()
+	for _, p := range late {
+		o := refusal(linkpb.Code_UNAVAILABLE)
+		if p.sent {
+			o = refusal(linkpb.Code_UNKNOWN_OUTCOME)
+		}
+		s := l.r.shard(p.publish.req.Topic)
+		s.mu.Lock()
+		if sub := s.topics[p.publish.req.Topic]; sub != nil {
+			sub.flow.landed(p.publish, false)
+		}
+		s.mu.Unlock()
+		p.publish.finish(o)
+	}
+}
+
+// busy reports whether requests wait for their answers.
+func (l *lane) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.pending) > 0
 }
 
 func (l *lane) live() bool {
@@ -202,8 +277,12 @@ func (l *lane) live() bool {
 	return l.wire != nil
 }
 
-// subscribe sends a Subscribe if the lane is live; open does it otherwise. Called under the shard's lock.
-func (l *lane) subscribe(sub *subscription) {
+// subscribe sends a subscription's fetch if the lane is live; open does it otherwise. Called under the shard's lock.
+func (l *lane) subscribe(sub *subscription) { l.subscribeTo(sub, &sub.fetch) }
+
+// subscribeTo is subscribe for either of the subscription's fetches. It asks for what follows the places that joins
+// want, and for what live channels have missed or may miss.
+func (l *lane) subscribeTo(sub *subscription, f *fetch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.wire == nil {
@@ -211,8 +290,16 @@ func (l *lane) subscribe(sub *subscription) {
 	}
 	l.lastRef++
 	l.pending[l.lastRef] = pending{topic: sub.name}
-	sub.ref = l.lastRef
-	l.wire.Append(linkpb.KindSubscribe, &linkpb.Subscribe{Ref: l.lastRef, Topic: sub.name})
+	f.ref = l.lastRef
+	req := linkpb.Subscribe{Ref: l.lastRef, Topic: sub.name}
+	places := f.wants
+	if sub.known && sub.live != 0 {
+		places = want(slices.Clone(places), sub.last)
+	}
+	for _, p := range places {
+		req.Since = append(req.Since, &linkpb.Position{Epoch: p.Epoch, Offset: p.Offset})
+	}
+	l.wire.Append(linkpb.KindSubscribe, &req)
 }
 
 // tell sends an item that has no reply. It does nothing when the lane is not live: the next connection begins with
@@ -225,23 +312,24 @@ func (l *lane) tell(kind linkpb.Kind, item linkpb.Item) {
 	}
 }
 
-// publish appends a Publish. Anything but OK is a definite error, and done will not be called.
-func (l *lane) publish(p *linkpb.Publish, local *Local, done func(Outcome)) linkpb.Code {
+// publish sends a publish, or keeps it for the next connection if the last one was lost just now. Anything but OK is a
+// definite error, and the publish is not on its way.
+func (l *lane) publish(p *publish) linkpb.Code {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.wire == nil:
+	case l.wire == nil && time.Since(l.since) > l.r.cfg.PublishTimeout/2:
 		return linkpb.Code_UNAVAILABLE
-	case len(p.Payload) > link.MaxItem:
-		return linkpb.Code_TOO_LARGE
-	case l.flights >= l.r.cfg.MaxPending, l.wire.Backlog() >= l.r.cfg.MaxBacklog:
+	case l.flights >= l.r.cfg.MaxPending, l.wire != nil && l.wire.Backlog() >= l.r.cfg.MaxBacklog:
 		return linkpb.Code_OVERLOADED
 	}
 	l.lastRef++
-	p.Ref = l.lastRef
-	l.pending[p.Ref] = pending{local: local, done: done}
+	p.req.Ref = l.lastRef
+	l.pending[l.lastRef] = pending{publish: p, sent: l.wire != nil}
 	l.flights++
-	l.wire.Append(linkpb.KindPublish, p)
+	if l.wire != nil {
+		l.wire.Append(linkpb.KindPublish, &p.req)
+	}
 	l.r.stats.publishes.Add(1)
 	return linkpb.Code_OK
 }
@@ -252,7 +340,7 @@ func (l *lane) take(ref uint64) (pending, bool) {
 	defer l.mu.Unlock()
 	p, ok := l.pending[ref]
 	delete(l.pending, ref)
-	if p.done != nil {
+	if p.publish != nil {
 		l.flights--
 	}
 	return p, ok
@@ -279,7 +367,25 @@ func refusal(code linkpb.Code) Outcome {
 	case linkpb.Code_TOO_LARGE:
 		o.Detail = fmt.Sprintf("a message carries at most %d bytes", link.MaxItem)
 	case linkpb.Code_UNKNOWN_OUTCOME:
-		o.Detail = "the link to the topic's owner was lost before it answered"
+		o.Detail = "the topic's owner did not answer"
 	}
 	return o
+}
+
+// learn takes a ring that the server has, if it is newer.
+func (l *lane) learn(m *linkpb.Ring) {
+	if m.Version <= l.r.rings.Current().Version() {
+		return
+	}
+	next, err := link.DecodeRing(m)
+	if err == nil {
+		err = l.r.rings.Adopt(next)
+	}
+	if err != nil {
+		l.log.Error("ring of the topic server not taken", zap.Error(err))
+		return
+	}
+	if l.r.cfg.Adopted != nil {
+		l.r.cfg.Adopted(next)
+	}
 }

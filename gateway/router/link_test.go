@@ -132,7 +132,7 @@ func TestJoinWaitsAcrossTheCut(t *testing.T) {
 	b := w.member("room")
 	o.gate.down.Store(true)
 	sub.cut()
-	w.eventually("the lane is down", func() bool { sub := w.subscription("room"); return !sub.subscribed })
+	w.eventually("the lane is down", func() bool { sub := w.subscription("room"); return !sub.flowing })
 	b.onLoop(b.join)
 	o.gate.down.Store(false)
 	o.expect("hello gw 0/1")
@@ -161,7 +161,7 @@ func TestLossInTheLoopsQueue(t *testing.T) {
 			defer release()
 			sub = again["subscribe room"]
 			sub.accept(1, 9)
-			w.eventually("the reply is here", func() bool { return w.subscription("room").subscribed })
+			w.eventually("the reply is here", func() bool { return w.subscription("room").flowing })
 			do(func() {
 				if leave {
 					a.leave()

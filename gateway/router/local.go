@@ -36,7 +36,7 @@ type Local struct {
 // known while one turn publishes much, and publishes are refused before the lane is full.
 const flushEvery = 256 << 10
 
-// waiting is the joins that wait for one subscription's Reply. Invariant: joins is not empty.
+// waiting is the joins that wait for one subscription's answers. Invariant: joins is not empty.
 type waiting struct {
 	sub   *subscription
 	joins []join
@@ -45,6 +45,8 @@ type waiting struct {
 // join is a channel that waits for its topic to be subscribed.
 type join struct {
 	channel *hub.Channel
+	place   *hub.Position // resume after this one; nil: from now on
+	serial  uint64        // of the first answer that counts for it
 	done    func(Outcome)
 	since   time.Time
 }
@@ -61,34 +63,53 @@ func newLocal(r *Router, loop *socket.Loop) *Local {
 }
 
 // Join makes the channel receive the topic's messages and calls done, on the loop, perhaps before Join returns. After
-// an OK outcome the channel receives every message after the outcome's position and none up to it. After any other it
-// is not joined. If Leave comes first, done is not called.
-func (l *Local) Join(topic string, c *hub.Channel, done func(Outcome)) {
+// an OK outcome the channel receives every message after the outcome's position and none up to it. That is place, if one is given
+// and everything behind it is remembered; then the outcome is Recovered, and what was missed comes before anything
+// else. After any other outcome it is not joined. If Leave comes first, done is not called.
+func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done func(Outcome)) {
 	l.nextID++
 	c.ID = l.nextID
-	j := join{c, done, time.Now()}
-	if w := l.joins[topic]; w != nil {
-		w.joins = append(w.joins, j)
-		return
-	}
+	w := l.joins[topic]
 	// Only the subscription knows whether messages flow, so a join asks even where the loop has channels already.
-	sub, pos, ok := l.r.subscribe(topic, l.loop.Index())
-	if ok {
+	sub, serial, pos, ok := l.r.subscribe(topic, l.loop.Index(), place)
+	if ok && w == nil {
 		done(Outcome{Position: l.enter(topic, c, pos)})
 		return
 	}
-	l.joins[topic] = &waiting{sub, []join{j}}
-	l.waits.Add(1)
+	if w == nil || w.sub != sub {
+		if w != nil {
+			l.abandon(topic, w)
+		}
+		w = &waiting{sub: sub}
+		l.joins[topic] = w
+		l.waits.Add(1)
+	}
+	w.joins = append(w.joins, join{c, place, serial, done, time.Now()})
 	l.touch(sub.lane)
+}
+
+// abandon ends joins that wait for a subscription that is no more.
+func (l *Local) abandon(topic string, w *waiting) {
+	delete(l.joins, topic)
+	l.waits.Add(-1)
+	for _, j := range w.joins {
+		j.done(Outcome{Code: linkpb.Code_UNAVAILABLE, Detail: "the topic's owner does not serve it"})
+	}
 }
 
 // enter puts the channel into the hub and tells the owner of its new subscriber.
 func (l *Local) enter(topic string, c *hub.Channel, from hub.Position) hub.Position {
 	from = l.hub.Add(topic, c, from)
-	lane := l.r.lane(topic)
-	lane.tell(linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
-	l.touch(lane)
+	l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
 	return from
+}
+
+// tell sends the owner an item that has no reply.
+func (l *Local) tell(topic string, kind linkpb.Kind, item linkpb.Item) {
+	if lane := l.r.laneOf(topic); lane != nil {
+		lane.tell(kind, item)
+		l.touch(lane)
+	}
 }
 
 // Leave ends what Join began. It does nothing to a channel that has ended already.
@@ -98,9 +119,7 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 		return
 	}
 	last := l.hub.Remove(c)
-	lane := l.r.lane(topic)
-	lane.tell(linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.ID})
-	l.touch(lane)
+	l.tell(topic, linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.ID})
 	if last {
 		l.r.release(topic, l.loop.Index())
 	}
@@ -130,8 +149,12 @@ func (l *Local) settle(topic string) {
 // Publish sends a message to the topic's owner and calls done on this loop when the owner has answered, or when it
 // is clear that it will not. Payload is copied.
 func (l *Local) Publish(p *linkpb.Publish, done func(Outcome)) {
-	lane := l.r.lane(p.Topic)
-	if code := lane.publish(p, l, done); code != linkpb.Code_OK {
+	own := &publish{local: l, done: done, since: time.Now()}
+	r := &own.req
+	r.Topic, r.Event, r.Payload, r.Binary = p.Topic, p.Event, slices.Clone(p.Payload), p.Binary
+	r.IdHigh, r.IdLow = p.IdHigh, p.IdLow
+	lane, code := l.r.publish(own)
+	if code != linkpb.Code_OK {
 		done(refusal(code))
 		return
 	}
@@ -160,22 +183,55 @@ func (l *Local) flushLanes() {
 	l.touched, l.staged = l.touched[:0], 0
 }
 
-// subscribed ends the joins that waited for the subscription. Joins that wait by now for a later subscription of the
-// topic get their own answer.
-func (l *Local) subscribed(sub *subscription, o Outcome) {
-	w := l.joins[sub.name]
-	if w == nil || w.sub != sub {
+// subscribed ends the joins that waited for an answer. Those for which it came too early, or that wait for a later
+// subscription of the topic, wait on.
+func (l *Local) subscribed(e *event) {
+	topic := e.sub.name
+	w := l.joins[topic]
+	if w == nil || w.sub != e.sub {
 		return
 	}
-	if o.OK() {
-		for _, j := range w.joins {
-			l.enter(sub.name, j.channel, o.Position)
+	var ready []join
+	w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
+		if j.serial > e.serial {
+			return false
+		}
+		ready = append(ready, j)
+		return true
+	})
+	if !e.outcome.OK() {
+		if len(w.joins) == 0 {
+			l.settle(topic)
+		}
+		for _, j := range ready {
+			j.done(e.outcome)
+		}
+		return
+	}
+	for _, j := range ready {
+		l.complete(topic, j, e)
+	}
+	if len(w.joins) == 0 {
+		l.settle(topic)
+	}
+}
+
+// complete joins one channel. What it missed comes behind the reply and before anything else.
+func (l *Local) complete(topic string, j join, e *event) {
+	top := e.outcome.Position
+	f := fetch{reply: e.outcome, from: e.from}
+	if j.place == nil || !f.covers(*j.place) {
+		from := l.enter(topic, j.channel, top)
+		j.done(Outcome{Position: from})
+		return
+	}
+	j.done(Outcome{Position: *j.place, Recovered: true})
+	for _, m := range e.past {
+		if m.Position.Offset > j.place.Offset {
+			l.hub.Send(j.channel, m)
 		}
 	}
-	l.settle(sub.name)
-	for _, j := range w.joins {
-		j.done(o)
-	}
+	l.enter(topic, j.channel, top)
 }
 
 // expire ends the joins that have waited too long.
@@ -219,7 +275,7 @@ func (l *Local) end(topic string, o Outcome) {
 func (l *Local) announce(lane *lane) {
 	var req linkpb.Join
 	l.hub.Each(func(topic string, channels []*hub.Channel) {
-		if l.r.lane(topic) != lane {
+		if l.r.laneOf(topic) != lane {
 			return
 		}
 		for _, c := range channels {
@@ -230,6 +286,13 @@ func (l *Local) announce(lane *lane) {
 	l.touch(lane)
 }
 
+// announceTopic tells a topic's new owner who its subscribers on this loop are.
+func (l *Local) announceTopic(topic string) {
+	for c := range l.hub.ChannelsOf(topic) {
+		l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
+	}
+}
+
 // eventKind says what an event asks of a loop.
 type eventKind uint8
 
@@ -238,6 +301,7 @@ const (
 	eventDone
 	eventSubscribed
 	eventEnd
+	eventAnnounce
 )
 
 // event is one thing that came down a lane for a loop.
@@ -247,6 +311,11 @@ type event struct {
 	sub     *subscription
 	done    func(Outcome)
 	outcome Outcome
+
+	// Of eventSubscribed.
+	serial uint64
+	from   *hub.Position
+	past   []*hub.Message
 }
 
 // size is what the event counts in a loop's backlog: about the memory that it keeps.
@@ -268,9 +337,11 @@ func (l *Local) handle(events []event) {
 		case eventDone:
 			e.done(e.outcome)
 		case eventSubscribed:
-			l.subscribed(e.sub, e.outcome)
+			l.subscribed(e)
 		case eventEnd:
 			l.end(e.sub.name, e.outcome)
+		case eventAnnounce:
+			l.announceTopic(e.sub.name)
 		}
 	}
 	l.r.stats.deliveries.Add(uint64(deliveries))

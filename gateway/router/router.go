@@ -34,48 +34,54 @@ type Config struct {
 	Ring    *ring.Ring
 	Loops   *socket.Loops
 
-	Lanes       int           // per link; default 2
-	Linger      time.Duration // from the last leave to the unsubscribe; default 1 s
-	JoinTimeout time.Duration // how long a join waits for the owner; default 5 s
-	MaxPending  int           // publishes in flight per lane; default 16384
-	MaxBacklog  int           // bytes queued per lane before publishes are refused; default 4 MiB
-	// MaxLoopBacklog is how many bytes of messages may wait for an event loop that is too busy to deliver them. A
-	// message over it ends the channels of its topic on that loop. Default 64 MiB.
-	MaxLoopBacklog int
+	Lanes          int           // per link; default 2
+	Linger         time.Duration // from the last leave to the unsubscribe; default 1 s
+	JoinTimeout    time.Duration // how long a join waits for the owner; default 5 s
+	PublishTimeout time.Duration // how long a publish waits for the owner, over link losses and ring changes; default 5 s
+	Heartbeat      time.Duration // between pings on a lane; three without an answer end it; default 1 s
+	MaxPending     int           // publishes in flight per lane; default 16384
+	MaxBacklog     int           // bytes queued per lane before publishes are refused; default 4 MiB
+	MaxLoopBacklog int           // bytes of messages that may wait for one loop; beyond it topics end there; default 64 MiB
 	Link           link.Config
-	Log            *zap.Logger
+	// Adopted, if set, is told of a ring that was taken from a topic server. It must not wait.
+	Adopted func(*ring.Ring)
+	Log     *zap.Logger
 }
 
 func (c Config) withDefaults() Config {
-	if c.Lanes <= 0 {
-		c.Lanes = 2
+	number := func(v *int, def int) {
+		if *v <= 0 {
+			*v = def
+		}
 	}
-	if c.Linger <= 0 {
-		c.Linger = time.Second
+	duration := func(v *time.Duration, def time.Duration) {
+		if *v <= 0 {
+			*v = def
+		}
 	}
-	if c.JoinTimeout <= 0 {
-		c.JoinTimeout = 5 * time.Second
-	}
-	if c.MaxPending <= 0 {
-		c.MaxPending = 16384
-	}
-	if c.MaxBacklog <= 0 {
-		c.MaxBacklog = 4 << 20
-	}
-	if c.MaxLoopBacklog <= 0 {
-		c.MaxLoopBacklog = 64 << 20
-	}
+	number(&c.Lanes, 2)
+	duration(&c.Linger, time.Second)
+	duration(&c.JoinTimeout, 5*time.Second)
+	duration(&c.PublishTimeout, 5*time.Second)
+	duration(&c.Heartbeat, time.Second)
+	duration(&c.Link.Silence, 3*c.Heartbeat)
+	number(&c.MaxPending, 16384)
+	number(&c.MaxBacklog, 4<<20)
+	number(&c.MaxLoopBacklog, 64<<20)
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}
 	return c
 }
 
-// Outcome is how a join or a publish ended. Position is set when Code is OK.
+// Outcome is how a join or a publish ended.
 type Outcome struct {
-	Code     linkpb.Code
-	Detail   string
+	Code   linkpb.Code
+	Detail string
+	// Position is, when Code is OK, where a publish stands, or the place after which a channel gets every message.
 	Position hub.Position
+	// Recovered is true for a join with a Since place when everything behind that place reaches the channel.
+	Recovered bool
 }
 
 // OK reports whether what was asked has happened.
@@ -87,46 +93,40 @@ type Router struct {
 	cfg      Config
 	instance uint64
 	seed     maphash.Seed
-	lanes    map[string][]*lane // by server id
+	rings    *ring.Keeper
 	locals   []*Local
 	log      *zap.Logger
 
+	table  atomic.Pointer[table]
 	shards [shards]shard
 	stats  counters
-	linked atomic.Bool // there has been a link to every topic server
+	lastID atomic.Uint64 // of publishes
+	moving atomic.Int64  // subscriptions with a move
+	linked atomic.Bool   // there has been a link to every topic server
+
+	runMu   sync.Mutex
+	runCtx  context.Context // of Run; nil before
+	running sync.WaitGroup  // lanes
+	retired []*lane         // lanes to servers that are not in the ring any more; they end when nothing needs them
+}
+
+// table is what routes: a ring and the lanes to its servers. Immutable.
+type table struct {
+	ring  *ring.Ring
+	lanes map[string][]*lane // by server id
 }
 
 type counters struct {
 	publishes  atomic.Uint64
 	messages   atomic.Uint64
 	deliveries atomic.Uint64
+	replayed   atomic.Uint64
+	resyncs    atomic.Uint64
+	moves      atomic.Uint64
 	gaps       atomic.Uint64
 	overruns   atomic.Uint64
 	stray      atomic.Uint64
 	unfit      atomic.Uint64
-}
-
-// shard holds the subscriptions of some topics.
-type shard struct {
-	mu     sync.Mutex
-	topics map[string]*subscription
-	idle   map[string]time.Time // no loop wants them since then; unsubscribed after the linger
-}
-
-// subscription is this gateway's interest in one topic. Guarded by its shard's mutex.
-//
-// Which loops get a message is decided, under that mutex, by the goroutine that receives it. A loop puts its bit into
-// live under the same mutex, so each message is either before that moment, and covered by the position that the loop
-// gets, or after it, and posted to the loop. Positions tell the loop's hub which of the messages that it finds in its
-// queue are which.
-type subscription struct {
-	name       string       // static
-	lane       *lane        // static
-	ref        uint64       // of the Subscribe sent over the lane's connection; 0 = none yet
-	subscribed bool         // the Reply to that Subscribe is here; messages before it are of an older subscription
-	live       uint64       // loops that have channels
-	waiting    uint64       // loops that have joins waiting for the Reply
-	last       hub.Position // of the last message, or of the Reply; not set before the first Reply
 }
 
 // New returns a router with no lanes open; Run opens them.
@@ -135,26 +135,37 @@ func New(cfg Config) (*Router, error) {
 	if n := cfg.Loops.Len(); n > 64 {
 		return nil, fmt.Errorf("router: %d event loops; 64 is the most", n)
 	}
-	r := &Router{
-		cfg:      cfg,
-		instance: rand.Uint64(),
-		seed:     maphash.MakeSeed(),
-		lanes:    make(map[string][]*lane),
-		log:      cfg.Log,
-	}
+	r := &Router{cfg: cfg, instance: rand.Uint64(), seed: maphash.MakeSeed(), log: cfg.Log}
+	r.rings = ring.NewKeeper(cfg.Ring, ring.Hooks{Changed: r.ringChanged})
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*subscription)
 		r.shards[i].idle = make(map[string]time.Time)
 	}
-	for _, server := range cfg.Ring.Servers() {
-		for i := range cfg.Lanes {
-			r.lanes[server.ID] = append(r.lanes[server.ID], newLane(r, server, uint32(i)))
-		}
-	}
+	r.table.Store(r.newTable(cfg.Ring, nil))
 	for i := range cfg.Loops.Len() {
 		r.locals = append(r.locals, newLocal(r, cfg.Loops.Loop(i)))
 	}
 	return r, nil
+}
+
+// Rings holds the ring in use. Replacing it there moves topics to their new owners.
+func (r *Router) Rings() *ring.Keeper { return r.rings }
+
+// newTable makes the table of a ring. Lanes to servers that old has at the same address are kept.
+func (r *Router) newTable(rg *ring.Ring, old *table) *table {
+	t := &table{ring: rg, lanes: make(map[string][]*lane)}
+	for _, server := range rg.Servers() {
+		if old != nil {
+			if lanes := old.lanes[server.ID]; len(lanes) > 0 && lanes[0].server.Addr == server.Addr {
+				t.lanes[server.ID] = lanes
+				continue
+			}
+		}
+		for i := range r.cfg.Lanes {
+			t.lanes[server.ID] = append(t.lanes[server.ID], newLane(r, server, uint32(i)))
+		}
+	}
+	return t
 }
 
 // Local returns the router's face on event loop i.
@@ -162,24 +173,86 @@ func (r *Router) Local(i int) *Local { return r.locals[i] }
 
 // Run keeps the lanes open until ctx is canceled and returns when all of them have ended.
 func (r *Router) Run(ctx context.Context) {
-	var wg sync.WaitGroup
-	for _, lanes := range r.lanes {
-		for _, l := range lanes {
-			wg.Go(func() { l.run(ctx) })
+	r.runMu.Lock()
+	r.runCtx = ctx
+	for _, lanes := range r.table.Load().lanes {
+		r.startLocked(lanes)
+	}
+	r.runMu.Unlock()
+	r.housekeep(ctx)
+	r.runMu.Lock() // no lane starts after this
+	defer r.runMu.Unlock()
+	r.running.Wait()
+}
+
+func (r *Router) startLocked(lanes []*lane) {
+	if r.runCtx == nil || r.runCtx.Err() != nil {
+		return
+	}
+	for _, l := range lanes {
+		if l.stop == nil {
+			ctx, stop := context.WithCancel(r.runCtx)
+			l.stop = stop
+			r.running.Go(func() { l.run(ctx) })
 		}
 	}
-	wg.Go(func() { r.housekeep(ctx) })
-	wg.Wait()
+}
+
+// ringChanged routes by the new ring: lanes to new servers open, every server is told the ring ahead of anything that
+// is sent because of it, and the topics that have another owner move.
+func (r *Router) ringChanged(_, next *ring.Ring) {
+	old := r.table.Load()
+	t := r.newTable(next, old)
+	r.table.Store(t)
+	r.log.Info("ring changed", zap.Uint64("from", old.ring.Version()), zap.Uint64("to", next.Version()),
+		zap.Int("servers", len(next.Servers())))
+
+	r.runMu.Lock()
+	for _, lanes := range t.lanes {
+		r.startLocked(lanes)
+	}
+	for id, lanes := range old.lanes {
+		if kept := t.lanes[id]; len(kept) == 0 || kept[0] != lanes[0] {
+			r.retired = append(r.retired, lanes...)
+		}
+	}
+	r.runMu.Unlock()
+
+	m := link.EncodeRing(next)
+	all := old.all()
+	for _, l := range all {
+		l.tell(linkpb.KindUpRing, m)
+	}
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for _, sub := range s.topics {
+			sub.reroute(r)
+		}
+		s.mu.Unlock()
+	}
+	for _, l := range append(all, t.all()...) {
+		l.flush()
+	}
+}
+
+func (t *table) all() []*lane {
+	var all []*lane
+	for _, lanes := range t.lanes {
+		all = append(all, lanes...)
+	}
+	return all
 }
 
 // Ready returns nil once there has been a link to every topic server of the ring, and from then on while there is one
 // to any: a gateway that has lost one server still serves the topics of the others, and the loss of a server must not
 // take all gateways out of service.
 func (r *Router) Ready() error {
+	t := r.table.Load()
 	var missing error
 	up := 0
-	for _, server := range r.cfg.Ring.Servers() {
-		for _, l := range r.lanes[server.ID] {
+	for _, server := range t.ring.Servers() {
+		for _, l := range t.lanes[server.ID] {
 			if l.live() {
 				up++
 			} else if missing == nil {
@@ -201,9 +274,12 @@ type Stats struct {
 	Publishes  uint64 // handed to a lane
 	Messages   uint64 // received for a topic that has subscribers here
 	Deliveries uint64 // messages handed to channels
-	Gaps       uint64 // subscriptions that came back from a lost link with messages missing
+	Replayed   uint64 // messages handed to channels that came from a topic's history
+	Resyncs    uint64 // subscriptions that asked for what they had missed
+	Moves      uint64 // subscriptions that went over to another owner
+	Gaps       uint64 // subscriptions that have missed messages for good; their channels were told
 	Overruns   uint64 // messages that ended their topic on loops too busy to deliver them
-	Stray      uint64 // messages received for a topic that is not subscribed any more
+	Stray      uint64 // messages received that no subscription waits for
 	Unfit      uint64 // binary messages not handed to channels whose protocol has no place for them
 	LanesUp    int    // now
 }
@@ -214,16 +290,17 @@ func (r *Router) Stats() Stats {
 		Publishes:  r.stats.publishes.Load(),
 		Messages:   r.stats.messages.Load(),
 		Deliveries: r.stats.deliveries.Load(),
+		Replayed:   r.stats.replayed.Load(),
+		Resyncs:    r.stats.resyncs.Load(),
+		Moves:      r.stats.moves.Load(),
 		Gaps:       r.stats.gaps.Load(),
 		Overruns:   r.stats.overruns.Load(),
 		Stray:      r.stats.stray.Load(),
 		Unfit:      r.stats.unfit.Load(),
 	}
-	for _, lanes := range r.lanes {
-		for _, l := range lanes {
-			if l.live() {
-				s.LanesUp++
-			}
+	for _, l := range r.table.Load().all() {
+		if l.live() {
+			s.LanesUp++
 		}
 	}
 	return s
@@ -233,100 +310,83 @@ func (r *Router) hash(topic string) uint64 { return maphash.String(r.seed, topic
 
 func (r *Router) shard(topic string) *shard { return &r.shards[r.hash(topic)%shards] }
 
-// lane returns the lane that carries the topic.
-func (r *Router) lane(topic string) *lane {
-	s := r.shard(topic)
-	s.mu.Lock()
-	sub := s.topics[topic]
-	s.mu.Unlock()
-	if sub != nil {
-		return sub.lane
-	}
-	return r.route(topic)
-}
-
-// route asks the ring.
+// route asks the ring which lane carries the topic.
 func (r *Router) route(topic string) *lane {
-	lanes := r.lanes[r.cfg.Ring.Owner(topic).ID]
+	t := r.table.Load()
+	lanes := t.lanes[t.ring.Owner(topic).ID]
 	return lanes[(r.hash(topic)/shards)%uint64(len(lanes))]
 }
 
-// subscribe registers a loop's interest in a topic. It reports true when messages flow already: then the loop gets
-// everything after the returned position, and perhaps older messages that wait in its task queue. Otherwise
-// Local.subscribed is called with the subscription.
-func (r *Router) subscribe(topic string, loop int) (*subscription, hub.Position, bool) {
-	s := r.shard(topic)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.idle, topic)
-	sub := s.topics[topic]
-	if sub == nil {
-		sub = &subscription{name: topic, lane: r.route(topic)}
-		s.topics[topic] = sub
-		sub.lane.subscribe(sub)
-	}
-	if sub.subscribed {
-		sub.live |= 1 << loop
-		return sub, sub.last, true
-	}
-	sub.waiting |= 1 << loop
-	return sub, hub.Position{}, false
-}
-
-// release ends a loop's interest. The gateway stays subscribed for the linger.
-func (r *Router) release(topic string, loop int) {
-	s := r.shard(topic)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sub := s.topics[topic]
-	if sub == nil {
-		return
-	}
-	sub.live &^= 1 << loop
-	sub.waiting &^= 1 << loop
-	if sub.live|sub.waiting == 0 {
-		s.idle[topic] = time.Now()
-	}
-}
-
-// housekeep unsubscribes what has lingered and ends joins that waited too long.
+// housekeep unsubscribes what has lingered, ends what waited too long, tries again what was refused, and pings.
 func (r *Router) housekeep(ctx context.Context) {
-	tick := time.NewTicker(min(r.cfg.Linger, r.cfg.JoinTimeout) / 4)
+	tick := time.NewTicker(min(r.cfg.Linger, r.cfg.JoinTimeout, r.cfg.PublishTimeout, r.cfg.Heartbeat) / 4)
 	defer tick.Stop()
+	pinged := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
 			r.unsubscribeIdle(now)
+			r.retry(now)
+			r.retire()
 			for _, l := range r.locals {
 				if l.waits.Load() > 0 {
 					l.loop.Post(func() { l.expire(now) })
+				}
+			}
+			ping := now.Sub(pinged) >= r.cfg.Heartbeat
+			if ping {
+				pinged = now
+			}
+			for _, l := range r.everyLane() {
+				l.expire(now)
+				if ping {
+					l.tell(linkpb.KindUpPing, &linkpb.Ping{})
+					l.flush()
 				}
 			}
 		}
 	}
 }
 
-func (r *Router) unsubscribeIdle(now time.Time) {
-	touched := make(map[*lane]bool)
+// everyLane lists the lanes of the ring and the retired ones.
+func (r *Router) everyLane() []*lane {
+	r.runMu.Lock()
+	defer r.runMu.Unlock()
+	return append(r.table.Load().all(), r.retired...)
+}
+
+// retire ends the lanes that no subscription and no request needs any more.
+func (r *Router) retire() {
+	r.runMu.Lock()
+	defer r.runMu.Unlock()
+	if len(r.retired) == 0 {
+		return
+	}
+	used := make(map[*lane]bool)
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		for topic, since := range s.idle {
-			if now.Sub(since) < r.cfg.Linger {
-				continue
+		for _, sub := range s.topics {
+			used[sub.lane] = true
+			if sub.next != nil {
+				used[sub.next.lane] = true
 			}
-			sub := s.topics[topic]
-			delete(s.idle, topic)
-			delete(s.topics, topic)
-			// Under the shard's lock, so that a later subscribe of the topic follows it on the lane.
-			sub.lane.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: topic})
-			touched[sub.lane] = true
+			used[sub.flow.lane] = true
 		}
 		s.mu.Unlock()
 	}
-	for l := range touched {
-		l.flush()
+	kept := r.retired[:0]
+	for _, l := range r.retired {
+		if used[l] || l.busy() {
+			kept = append(kept, l)
+			continue
+		}
+		if l.stop != nil {
+			l.stop()
+		}
 	}
+	clear(r.retired[len(kept):])
+	r.retired = kept
 }

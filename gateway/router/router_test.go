@@ -198,7 +198,7 @@ func TestOlderReplyInTheLoopsQueueIsIgnored(t *testing.T) {
 	do, release := w.hold(0)
 	defer release()
 	older.accept(1, 5)
-	w.eventually("the reply is here", func() bool { return w.subscription("room").subscribed })
+	w.eventually("the reply is here", func() bool { return w.subscription("room").flowing })
 	do(a.leave)
 	o.expect("unsubscribe room")
 	do(a.join)

@@ -5,6 +5,12 @@ package session
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/ringcast/ringcast/gateway/hub"
@@ -16,6 +22,9 @@ import (
 
 // closeBadFrame is the close code for what no client of the protocol sends.
 const closeBadFrame = 4400
+
+// maxPublishID is the length of the longest publish id.
+const maxPublishID = 128
 
 // maxEventBytes is the length of the longest event name.
 const maxEventBytes = 64
@@ -152,8 +161,13 @@ func (s *Session) join(f *codec.Frame) {
 		s.refuse(nil, f.Ref, topic, "unmatched topic")
 		return
 	}
+	positions, place, err := parseSince(f.Payload)
+	if err != nil {
+		s.refuse(f.JoinRef, f.Ref, topic, err.Error())
+		return
+	}
 	c := &channel{topic: topic, joining: &joining{ref: bytes.Clone(f.Ref)}}
-	c.Conn, c.JoinRef, c.Codec = s.conn, bytes.Clone(f.JoinRef), s.codec
+	c.Conn, c.JoinRef, c.Codec, c.Positions = s.conn, bytes.Clone(f.JoinRef), s.codec, positions
 	if old := s.find(f.Topic); old != nil {
 		s.replace(old, c)
 	} else if len(s.channels) >= s.ss.cfg.MaxChannels {
@@ -161,7 +175,35 @@ func (s *Session) join(f *codec.Frame) {
 		return
 	}
 	s.channels = append(s.channels, c)
-	s.ss.local.Join(topic, &c.Channel, func(o router.Outcome) { s.joined(c, o) })
+	s.ss.local.Join(topic, &c.Channel, place, func(o router.Outcome) { s.joined(c, o) })
+}
+
+// parseSince reads the since key of a join's params. With the key the channel gets positions; with a position in it,
+// it resumes there.
+func parseSince(params []byte) (positions bool, place *hub.Position, err error) {
+	if !bytes.Contains(params, []byte("since")) {
+		return false, nil, nil
+	}
+	var keys map[string]json.RawMessage
+	if json.Unmarshal(params, &keys) != nil {
+		return false, nil, nil // the params are no object, and so have no keys
+	}
+	since, ok := keys["since"]
+	if !ok {
+		return false, nil, nil
+	}
+	var text *string
+	if err := json.Unmarshal(since, &text); err != nil {
+		return false, nil, errors.New("invalid since: want a position or null")
+	}
+	if text == nil {
+		return true, nil, nil
+	}
+	p, err := hub.ParsePosition(*text)
+	if err != nil {
+		return false, nil, fmt.Errorf("invalid since: %w", err)
+	}
+	return true, &p, nil
 }
 
 // replace ends old in favour of c. A join that still waits for its answer gets one now, so that every join has one and
@@ -180,12 +222,22 @@ func (s *Session) replace(old, c *channel) {
 // joined ends a join.
 func (s *Session) joined(c *channel, o router.Outcome) {
 	if o.OK() {
-		s.reply(c.JoinRef, c.joining.ref, c.topic, "ok", nil)
+		s.reply(c.JoinRef, c.joining.ref, c.topic, "ok", c.joinResponse(o))
 	} else {
 		s.remove(c)
 		s.refuseOutcome(c.JoinRef, c.joining.ref, c.topic, o)
 	}
 	s.endReplaced(c)
+}
+
+// joinResponse tells a channel with positions where it begins.
+func (c *channel) joinResponse(o router.Outcome) []byte {
+	if !c.Positions {
+		return nil
+	}
+	response := o.Position.AppendRef([]byte(`{"since":`))
+	response = append(response, `,"recovered":`...)
+	return append(strconv.AppendBool(response, o.Recovered), '}')
 }
 
 // endReplaced tells the client the end of the channel that c has replaced, and makes c a joined one.
@@ -227,9 +279,15 @@ func (s *Session) push(f *codec.Frame) {
 		return
 	}
 	event, payload := f.Event, f.Payload
+	p := &s.ss.publish
+	p.IdHigh, p.IdLow = 0, 0
 	if string(event) == "publish" && !f.Binary {
+		var options []byte
 		var err error
-		if event, payload, err = codec.SplitPublish(f.Payload); err != nil {
+		if event, payload, options, err = codec.SplitPublish(f.Payload); err == nil && options != nil {
+			p.IdHigh, p.IdLow, err = parsePublishID(options)
+		}
+		if err != nil {
 			s.refuse(c.JoinRef, f.Ref, c.topic, err.Error())
 			return
 		}
@@ -238,11 +296,25 @@ func (s *Session) push(f *codec.Frame) {
 		s.refuse(c.JoinRef, f.Ref, c.topic, problem)
 		return
 	}
-	p := &s.ss.publish
 	p.Topic, p.Event, p.Payload, p.Binary = c.topic, string(event), payload, f.Binary
 	ref := bytes.Clone(f.Ref)
 	s.ss.local.Publish(p, func(o router.Outcome) { s.published(c, ref, o) })
 	p.Payload = nil // it aliases the loop's read buffer
+}
+
+// parsePublishID reads the id in a publish's options. The window of ids has room for 16 bytes, so it is hashed.
+func parsePublishID(options []byte) (high, low uint64, err error) {
+	var o struct {
+		ID *string `json:"id"`
+	}
+	if err := json.Unmarshal(options, &o); err != nil || o.ID == nil {
+		return 0, 0, errors.New(`bad publish: options: want {"id": "…"}`)
+	}
+	if n := len(*o.ID); n == 0 || n > maxPublishID {
+		return 0, 0, fmt.Errorf("bad publish: id: want 1 to %d bytes", maxPublishID)
+	}
+	sum := sha256.Sum256([]byte(*o.ID))
+	return binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:]) | 1, nil
 }
 
 // judgePublish returns what is wrong with a publish, "" if nothing is.
@@ -264,6 +336,8 @@ func judgePublish(event string, payload []byte, binary bool) string {
 func (s *Session) published(c *channel, ref codec.Ref, o router.Outcome) {
 	switch {
 	case s.closed || ref == nil:
+	case o.OK() && c.Positions:
+		s.reply(c.JoinRef, ref, c.topic, "ok", append(o.Position.AppendRef([]byte(`{"position":`)), '}'))
 	case o.OK():
 		s.reply(c.JoinRef, ref, c.topic, "ok", nil)
 	default:
@@ -319,6 +393,8 @@ func reason(code linkpb.Code) string {
 		return "too_large"
 	case linkpb.Code_INVALID:
 		return "invalid"
+	case linkpb.Code_ID_REUSED:
+		return "publish_id reused with different content"
 	case linkpb.Code_UNKNOWN_OUTCOME:
 		return "unknown_outcome"
 	case linkpb.Code_INTERNAL:

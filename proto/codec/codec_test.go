@@ -197,7 +197,7 @@ func TestSplitPublish(t *testing.T) {
 		{`["caf\u00e9 \"\ud834\udd1e",{}]`, `café "𝄞`, `{}`},
 		{`["e",` + deep + `]`, "e", deep},
 	} {
-		event, object, err := SplitPublish([]byte(tt.in))
+		event, object, _, err := SplitPublish([]byte(tt.in))
 		if err != nil || string(event) != tt.event || string(object) != tt.object {
 			t.Errorf("%s: got %q, %s, %v", tt.in, event, object, err)
 		}
@@ -207,7 +207,7 @@ func TestSplitPublish(t *testing.T) {
 func TestSplitPublishSlicesAreCapped(t *testing.T) {
 	const text = `["e",{}]`
 	payload := []byte(text)
-	event, object, err := SplitPublish(payload)
+	event, object, _, err := SplitPublish(payload)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestSplitPublishRefuses(t *testing.T) {
 		{"deep", `["e",` + strings.Repeat(`{"a":`, 1000), "bad publish: depth > 32"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			event, object, err := SplitPublish([]byte(tt.in))
+			event, object, _, err := SplitPublish([]byte(tt.in))
 			if event != nil || object != nil {
 				t.Errorf("got %q, %s with the error", event, object)
 			}
@@ -338,7 +338,7 @@ func FuzzSplitPublish(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		list, ok := elements(data)
 		ok = ok && len(list) == 2 && list[0][0] == '"' && list[1][0] == '{' && depthOf(t, data) <= MaxDepth
-		event, object, err := SplitPublish(data)
+		event, object, _, err := SplitPublish(data)
 		if (err == nil) != ok {
 			t.Fatalf("%q: error %v, but encoding/json says %v", data, err, ok)
 		}

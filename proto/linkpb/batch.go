@@ -20,14 +20,20 @@ const (
 	KindJoin        Kind = 4
 	KindLeave       Kind = 5
 	KindPublish     Kind = 6
+	KindUpPing      Kind = 7
+	KindUpRing      Kind = 8
 )
 
 // The items of a Down.
 const (
-	KindWelcome Kind = 1
-	KindRefusal Kind = 2
-	KindReply   Kind = 3
-	KindMessage Kind = 4
+	KindWelcome  Kind = 1
+	KindRefusal  Kind = 2
+	KindReply    Kind = 3
+	KindMessage  Kind = 4
+	KindDownPing Kind = 5
+	KindDownRing Kind = 6
+	KindDigest   Kind = 7
+	KindSealed   Kind = 8
 )
 
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.

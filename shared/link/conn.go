@@ -7,12 +7,16 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // ErrSlowPeer ends a lane whose peer leaves more bytes unread than the lane may queue, or takes none for WriteTimeout.
 var ErrSlowPeer = errors.New("link: peer does not read fast enough")
+
+// ErrSilentPeer ends a lane whose peer sends nothing, not even pings.
+var ErrSilentPeer = errors.New("link: peer is silent")
 
 // ErrNotGreeted ends a lane whose peer did not introduce itself within the time and the bytes allowed for that.
 var ErrNotGreeted = errors.New("link: peer did not introduce itself")
@@ -36,12 +40,12 @@ type conn struct {
 	// Static.
 	raw          syscall.RawConn // nil where there is no file descriptor, e.g. net.Pipe
 	writeTimeout time.Duration
+	silence      time.Duration
 	maxQueued    int
 	closed       func()      // called once, when the connection is closed; must not wait
 	hello        *time.Timer // closes the connection unless stopped
 
-	// Owned by the reader.
-	unproven int // bytes that may still be read before prove; negative when proven
+	unproven atomic.Int64 // bytes that may still be read before prove; negative from then on
 
 	// Owned by the caller of Receive.
 	served  bool // the accepting end has had its one stream
@@ -61,8 +65,10 @@ type conn struct {
 // newConn makes a conn of nc. What its peer may send and how long it may take are bounded until prove is called.
 func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 	c := &conn{
-		Conn: nc, writeTimeout: cfg.WriteTimeout, maxQueued: cfg.MaxQueued, closed: closed, unproven: helloBytes,
+		Conn: nc, writeTimeout: cfg.WriteTimeout, silence: cfg.Silence, maxQueued: cfg.MaxQueued,
+		closed: closed,
 	}
+	c.unproven.Store(helloBytes)
 	if tcp, ok := nc.(*net.TCPConn); ok {
 		// A peer whose host is gone is found dead after 20 s of silence; when there is something to write, WriteTimeout
 		// finds it.
@@ -83,21 +89,28 @@ func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 // Read is net.Conn's, within the bytes allowed before prove. Its failure closes the connection: dRPC would report the
 // peer's end as a canceled context.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.unproven == 0 {
+	left := c.unproven.Load()
+	if left == 0 {
 		err := fmt.Errorf("%w within %d bytes", ErrNotGreeted, helloBytes)
 		c.fail(err)
 		return 0, err
 	}
-	if c.unproven > 0 {
-		p = p[:min(len(p), c.unproven)]
+	if left > 0 {
+		p = p[:min(int64(len(p)), left)]
+	}
+	if left < 0 {
+		_ = c.SetReadDeadline(time.Now().Add(c.silence))
 	}
 	n, err := c.Conn.Read(p)
-	if c.unproven > 0 {
-		c.unproven -= n
+	if left > 0 {
+		c.unproven.Add(int64(-n)) // below zero it stays there, whatever is taken off
 	}
 	switch {
 	case errors.Is(err, io.EOF):
 		c.fail(fmt.Errorf("link: peer closed the connection: %w", err))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("%w for %v", ErrSilentPeer, c.silence)
+		c.fail(err)
 	case err != nil:
 		c.fail(err)
 	}
@@ -261,9 +274,9 @@ func (c *conn) backlog() int {
 	return len(c.queued) + c.writing
 }
 
-// prove lifts the bounds that hold at first. dRPC's reader waits for the batch to be handled, so it does not read
-// meanwhile: unproven keeps its one owner.
+// prove lifts the bounds that hold at first; from now on the peer must not be silent for too long.
 func (c *conn) prove() {
 	c.hello.Stop()
-	c.unproven = -1
+	c.unproven.Store(-1)
+	_ = c.SetReadDeadline(time.Now().Add(c.silence)) // the reader may be waiting already
 }

@@ -43,6 +43,8 @@ type Config struct {
 	MaxQueued int
 	// WriteTimeout ends a lane whose peer takes no byte for so long. Default 5 s.
 	WriteTimeout time.Duration
+	// Silence ends a greeted lane whose peer sends nothing for so long. Gateways ping, topic servers answer. Default 3 s.
+	Silence time.Duration
 	// HelloTimeout ends a lane that is not greeted for so long. Default 5 s.
 	HelloTimeout time.Duration
 }
@@ -53,6 +55,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.WriteTimeout <= 0 {
 		c.WriteTimeout = 5 * time.Second
+	}
+	if c.Silence <= 0 {
+		c.Silence = 3 * time.Second
 	}
 	if c.HelloTimeout <= 0 {
 		c.HelloTimeout = 5 * time.Second

@@ -26,7 +26,9 @@ type ServeConfig struct {
 	// Handle serves one lane: it calls lane.Receive and returns when that does. The first item must be a Hello, upon
 	// which it calls lane.Greeted or lane.Refuse. A panic in it is logged and ends the lane only. Required.
 	Handle func(lane *Lane)
-	Log    *zap.Logger // default none
+	// Handover serves one handover to another topic server. Nil refuses them.
+	Handover func(*Handover) error
+	Log      *zap.Logger // default none
 }
 
 // Serve accepts lanes on lis until ctx is canceled, then closes them and returns when every Handle has returned. It
@@ -118,7 +120,7 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 		}
 	}()
 	err := s.rpc.ServeOne(serving, c)
-	if c.unproven < 0 || c.refused || ctx.Err() != nil {
+	if c.unproven.Load() < 0 || c.refused || ctx.Err() != nil {
 		return
 	}
 	if why := c.reason(); why != nil {
@@ -154,6 +156,22 @@ func (s *server) Link(stream linkpb.DRPCLinks_LinkStream) error {
 	s.cfg.Handle(lane)
 	// One stream is the whole life of a connection, and what a handler returns would go to the peer as text.
 	lane.Close()
+	return nil
+}
+
+// Handover implements linkpb.DRPCLinksServer.
+func (s *server) Handover(stream linkpb.DRPCLinks_HandoverStream) error {
+	tr, _ := drpcctx.Transport(stream.Context())
+	c, ok := tr.(*conn)
+	if !ok || c.served || s.cfg.Handover == nil {
+		return errors.New("link: no handovers here")
+	}
+	c.served = true
+	err := s.cfg.Handover(&Handover{stream: stream, conn: c})
+	if err != nil && stream.Context().Err() == nil {
+		s.cfg.Log.Warn("handover ended", zap.Stringer("peer", c.RemoteAddr()), zap.Error(err))
+	}
+	_ = c.Close()
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/topicserver/history"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -144,4 +145,11 @@ func (g *gateway) nothingElse(t testing.TB, r *Registry) {
 	if rep := next[*linkpb.Reply](t, g); rep.Ref != 99 {
 		t.Errorf("gateway %s got another reply: %v", g.Gateway, rep)
 	}
+}
+
+// newRegistry returns a registry that owns every topic, with the memory that servers have by default.
+func newRegistry(t testing.TB) *Registry {
+	store := history.NewMemory(history.Config{})
+	t.Cleanup(func() { _ = store.Close() })
+	return NewRegistry(Config{Store: store, IDs: 1000, IDTTL: time.Minute})
 }

@@ -9,14 +9,39 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/topicserver/history"
 )
 
 const shards = 64
 
-// Registry holds a topic server's topics. Topics come into being when they are first used and are forgotten when
-// nobody has used them for a while. Any goroutine may call its methods.
+// Config configures a Registry.
+type Config struct {
+	// Store remembers the topics' messages. Required.
+	Store history.Store
+	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
+	IDs   int
+	IDTTL time.Duration
+	// Claim says whose a topic is that is not here. It is called under a shard's lock: it must not wait nor call back.
+	// Nil means that every topic is ours.
+	Claim func(topic string) Claim
+	Log   *zap.Logger // default none
+}
+
+// Claim is the answer to whose a topic is.
+type Claim uint8
+
+const (
+	Ours      Claim = iota // and nobody else can have it
+	OursLater              // another server may have it; its requests wait for Install
+	NotOurs
+)
+
+// Registry holds a topic server's topics. Any goroutine may call its methods.
 type Registry struct {
+	cfg    Config
 	seed   maphash.Seed
 	shards [shards]shard
 
@@ -25,6 +50,7 @@ type Registry struct {
 	subscribers atomic.Int64
 	publishes   atomic.Uint64
 	sends       atomic.Uint64
+	repeats     atomic.Uint64
 }
 
 type shard struct {
@@ -33,8 +59,14 @@ type shard struct {
 }
 
 // NewRegistry returns an empty registry.
-func NewRegistry() *Registry {
-	r := &Registry{seed: maphash.MakeSeed()}
+func NewRegistry(cfg Config) *Registry {
+	if cfg.Claim == nil {
+		cfg.Claim = func(string) Claim { return Ours }
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	r := &Registry{cfg: cfg, seed: maphash.MakeSeed()}
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*Topic)
 	}
@@ -46,7 +78,9 @@ type Stats struct {
 	Topics      int64  // now
 	Subscribers int64  // now, over all topics and gateways
 	Publishes   uint64 // appended since the start
+	Repeats     uint64 // publishes since the start that were appended before and not again
 	FanoutSends uint64 // messages sent to gateways since the start: one per publish and gateway that subscribes
+	History     history.Stats
 }
 
 // Stats returns the current counts.
@@ -55,7 +89,9 @@ func (r *Registry) Stats() Stats {
 		Topics:      r.topics.Load(),
 		Subscribers: r.subscribers.Load(),
 		Publishes:   r.publishes.Load(),
+		Repeats:     r.repeats.Load(),
 		FanoutSends: r.sends.Load(),
+		History:     r.cfg.Store.Stats(),
 	}
 }
 
@@ -63,26 +99,29 @@ func (r *Registry) shard(name string) *shard {
 	return &r.shards[maphash.String(r.seed, name)%shards]
 }
 
-// lock returns the topic with its mutex held; one that does not exist is made if create is set and nil otherwise.
+// lock returns the topic with its mutex held. One that does not exist is made if create is set and it is ours; the
+// result is nil otherwise.
 //
-// The interleaving that matters: Sweep forgets the topic between the look-up and the lock. Then gone is set under the
-// topic's own mutex, and the second look-up makes a new one.
+// Two interleavings matter. Sweep or Seal takes the topic out between the look-up and the lock: then gone is set under
+// the topic's own mutex, and the second look-up finds what came after. And a ring change between the claim and the
+// making of the topic would leave a topic here that nobody offers to its new owner: so Claim is asked under the shard's
+// lock, and Foreign, which lists the topics after the change, takes that lock too.
 func (r *Registry) lock(name string, create bool) *Topic {
 	s := r.shard(name)
 	for {
 		s.mu.Lock()
 		t := s.topics[name]
-		if t == nil && !create {
-			s.mu.Unlock()
-			return nil
-		}
-		if t == nil {
-			// The name aliases the lane's input buffer.
-			t = &Topic{name: strings.Clone(name), epoch: rand.Uint64() | 1, used: time.Now()}
-			s.topics[t.name] = t
-			r.topics.Add(1)
+		if t == nil && create {
+			if claim := r.cfg.Claim(name); claim != NotOurs {
+				t = r.newTopic(name)
+				t.waiting = claim == OursLater
+				s.topics[t.name] = t
+			}
 		}
 		s.mu.Unlock()
+		if t == nil {
+			return nil
+		}
 		t.mu.Lock()
 		if !t.gone {
 			return t
@@ -91,126 +130,248 @@ func (r *Registry) lock(name string, create bool) *Topic {
 	}
 }
 
-// Subscribe makes every later message of the topic go to the lane, and replies with the position it starts after.
-// Doing it again changes nothing and replies with the position now. It is called by the lane's receiver.
+func (r *Registry) newTopic(name string) *Topic {
+	r.topics.Add(1)
+	// The name may alias a lane's input buffer.
+	return &Topic{name: strings.Clone(name), epoch: rand.Uint64() | 1, used: time.Now()}
+}
+
+// Subscribe makes every later message of the topic go to the lane, and replies with the position it starts after,
+// preceded, in the topic's order, by what is remembered since one of the places that req names. Doing it again is fine.
+// It is called by the lane's receiver.
 func (r *Registry) Subscribe(tn *Turn, lane *Lane, req *linkpb.Subscribe) {
 	t := r.lock(req.Topic, true)
-	defer t.mu.Unlock()
-	if t.subscriptionLocked(lane) == nil {
-		t.subs = append(t.subs, subscription{lane: lane})
-		lane.topics[t] = struct{}{}
+	if t == nil {
+		r.notOwner(tn, lane, req.Ref)
+		return
 	}
-	tn.Reply(lane, req.Ref, linkpb.Code_OK, "", t.positionLocked())
+	defer t.mu.Unlock()
+	if t.waiting {
+		own := &linkpb.Subscribe{Ref: req.Ref, Since: req.Since}
+		r.park(tn, t, lane, req.Ref, func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) })
+		return
+	}
+	r.subscribeLocked(tn, t, lane, req)
+}
+
+func (r *Registry) subscribeLocked(tn *Turn, t *Topic, lane *Lane, req *linkpb.Subscribe) {
+	t.enterLocked(lane)
+	var past []history.Message
+	var from *linkpb.Position
+	for _, since := range req.Since {
+		if since.Epoch == t.epoch && (from == nil || since.Offset < from.Offset) {
+			from = since
+		}
+	}
+	if from != nil {
+		var complete bool
+		since, top := history.Position{Epoch: from.Epoch, Offset: from.Offset}, history.Position{Epoch: t.epoch, Offset: t.offset}
+		if past, complete = r.cfg.Store.After(t.name, since, top, tn.Now()); !complete {
+			from, past = nil, nil
+		}
+	}
+	rep := &tn.reply
+	rep.Ref, rep.Code, rep.Detail = req.Ref, linkpb.Code_OK, ""
+	rep.Position, rep.From, rep.Replayed = t.positionLocked(), from, uint32(len(past))
+	tn.send(lane)
+	for _, m := range past {
+		lane.Out.AppendEncoded(m.Item)
+	}
 }
 
 // Unsubscribe ends the lane's interest in a topic. It is called by the lane's receiver.
-func (r *Registry) Unsubscribe(lane *Lane, name string) {
-	r.forget(lane, name, time.Now())
-}
-
-func (r *Registry) forget(lane *Lane, name string, now time.Time) {
+func (r *Registry) Unsubscribe(tn *Turn, lane *Lane, name string) {
 	t := r.lock(name, false)
 	if t == nil {
 		return
 	}
 	defer t.mu.Unlock()
+	if t.waiting {
+		t.parked = append(t.parked, func(tn *Turn) { r.dropLocked(t, lane, tn.Now()) })
+		return
+	}
+	r.dropLocked(t, lane, tn.Now())
+}
+
+func (r *Registry) dropLocked(t *Topic, lane *Lane, now time.Time) {
 	r.subscribers.Add(-int64(t.dropLocked(lane, now)))
-	delete(lane.topics, t)
 }
 
 // Drop ends all of a lane's subscriptions. It is called once the lane's receiver has returned.
 func (r *Registry) Drop(lane *Lane) {
-	now := time.Now()
+	lane.mu.Lock()
+	lane.closed = true
+	topics := make([]*Topic, 0, len(lane.topics))
 	for t := range lane.topics {
-		r.forget(lane, t.name, now)
+		topics = append(topics, t)
+	}
+	lane.mu.Unlock()
+	now := time.Now()
+	for _, t := range topics {
+		t.mu.Lock()
+		r.dropLocked(t, lane, now)
+		t.mu.Unlock()
 	}
 }
 
 // Join adds a subscriber to those that the lane's gateway has on a topic. A gateway that has not subscribed the topic
 // has no subscribers on it, so its joins are ignored. It is called by the lane's receiver.
 func (r *Registry) Join(lane *Lane, req *linkpb.Join) {
-	t := r.lock(req.Topic, false)
-	if t == nil {
-		return
-	}
-	defer t.mu.Unlock()
-	sub := t.subscriptionLocked(lane)
-	if sub == nil {
-		return
-	}
-	if sub.subscribers == nil {
-		sub.subscribers = make(map[uint64]struct{}, 1)
-	}
-	if _, ok := sub.subscribers[req.Subscriber]; !ok {
-		sub.subscribers[req.Subscriber] = struct{}{}
-		r.subscribers.Add(1)
-	}
+	r.member(lane, req.Topic, req.Subscriber, func(t *Topic, id uint64) {
+		sub := t.subscriptionLocked(lane)
+		if sub == nil {
+			return
+		}
+		if sub.subscribers == nil {
+			sub.subscribers = make(map[uint64]struct{}, 1)
+		}
+		if _, ok := sub.subscribers[id]; !ok {
+			sub.subscribers[id] = struct{}{}
+			r.subscribers.Add(1)
+		}
+	})
 }
 
 // Leave takes a subscriber away. It is called by the lane's receiver.
 func (r *Registry) Leave(lane *Lane, req *linkpb.Leave) {
-	t := r.lock(req.Topic, false)
+	r.member(lane, req.Topic, req.Subscriber, func(t *Topic, id uint64) {
+		sub := t.subscriptionLocked(lane)
+		if sub == nil {
+			return
+		}
+		if _, ok := sub.subscribers[id]; ok {
+			delete(sub.subscribers, id)
+			r.subscribers.Add(-1)
+		}
+	})
+}
+
+// member runs change under the topic's lock, now or when the topic's state is here.
+func (r *Registry) member(_ *Lane, name string, id uint64, change func(t *Topic, id uint64)) {
+	t := r.lock(name, false)
 	if t == nil {
 		return
 	}
 	defer t.mu.Unlock()
-	sub := t.subscriptionLocked(lane)
-	if sub == nil {
+	if t.waiting {
+		t.parked = append(t.parked, func(*Turn) { change(t, id) })
 		return
 	}
-	if _, ok := sub.subscribers[req.Subscriber]; ok {
-		delete(sub.subscribers, req.Subscriber)
-		r.subscribers.Add(-1)
-	}
+	change(t, id)
 }
 
 // Publish appends a message, replies to the publisher's lane, and fans the message out: one send per subscribed
-// gateway. The reply stands before the publisher's own copy, and every lane sees the topic's messages in one order,
-// since both are appended under the topic's lock. It is called by the receiver of from.
+// gateway. A publish whose id is known is answered as before and not appended again. It is called by the receiver of
+// from.
 func (r *Registry) Publish(tn *Turn, from *Lane, req *linkpb.Publish) {
 	t := r.lock(req.Topic, true)
-	defer t.mu.Unlock()
-	t.offset++
-	tn.pos.Epoch, tn.pos.Offset = t.epoch, t.offset
-	tn.Reply(from, req.Ref, linkpb.Code_OK, "", &tn.pos)
-	r.publishes.Add(1)
-	if len(t.subs) == 0 {
-		t.used = time.Now()
+	if t == nil {
+		r.notOwner(tn, from, req.Ref)
 		return
 	}
-	m := &tn.message
-	m.Topic, m.Position, m.Event, m.Payload, m.Binary = req.Topic, &tn.pos, req.Event, req.Payload, req.Binary
-	tn.encoded = linkpb.AppendItem(tn.encoded[:0], linkpb.KindMessage, m)
-	m.Topic, m.Event, m.Payload = "", "", nil // they alias the lane's input buffer
-	for i := range t.subs {
-		lane := t.subs[i].lane
-		lane.Out.AppendEncoded(tn.encoded)
-		tn.touch(lane)
+	defer t.mu.Unlock()
+	if t.waiting {
+		own := &linkpb.Publish{
+			Ref: req.Ref, Event: strings.Clone(req.Event), Payload: slices.Clone(req.Payload), Binary: req.Binary,
+			IdHigh: req.IdHigh, IdLow: req.IdLow,
+		}
+		r.park(tn, t, from, req.Ref, func(tn *Turn) { r.publishLocked(tn, t, from, own) })
+		return
 	}
+	r.publishLocked(tn, t, from, req)
+}
+
+// publishLocked gives the message its position, remembers it, acknowledges it and fans it out, in this order: what is
+// acknowledged or seen is remembered. The reply stands before the publisher's own copy, and every lane sees the
+// topic's messages in one order, since all of it happens under the topic's lock.
+func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Publish) {
+	id := publishID{req.IdHigh, req.IdLow}
+	var content uint64
+	if id != (publishID{}) {
+		content = contentHash(req.Event, req.Payload)
+		if e, ok := t.ids.byID[id]; ok {
+			r.repeated(tn, t, from, req.Ref, e, content)
+			return
+		}
+	}
+	pos, m := &tn.pos, &tn.message
+	pos.Epoch, pos.Offset = t.epoch, t.offset+1
+	m.Topic, m.Position, m.Event, m.Payload, m.Binary = t.name, pos, req.Event, req.Payload, req.Binary
+	item := linkpb.AppendItem(nil, linkpb.KindMessage, m)
+	m.Event, m.Payload = "", nil // they alias the lane's input buffer
+	err := r.cfg.Store.Append(t.name, history.Message{
+		Position: history.Position{Epoch: pos.Epoch, Offset: pos.Offset}, Item: item,
+	}, tn.Now())
+	if err != nil {
+		r.cfg.Log.Error("publish not appended", zap.String("topic", t.name), zap.Error(err))
+		tn.Reply(from, req.Ref, linkpb.Code_INTERNAL, "not appended", nil)
+		return
+	}
+	t.offset++
+	if id != (publishID{}) {
+		t.ids.add(id, idEntry{content: content, offset: t.offset, at: tn.Now()}, r.cfg.IDs, r.cfg.IDTTL)
+	}
+	tn.Reply(from, req.Ref, linkpb.Code_OK, "", pos)
+	t.fanOutLocked(tn, item)
+	if len(t.subs) == 0 {
+		t.used = tn.Now()
+	}
+	r.publishes.Add(1)
 	r.sends.Add(uint64(len(t.subs)))
 }
 
-// Sweep forgets the topics that no gateway subscribes and nobody has published to since before idle ago. A topic
-// that comes back after that has a new epoch. It returns how many it forgot.
+// repeated answers a publish that was appended before.
+func (r *Registry) repeated(tn *Turn, t *Topic, from *Lane, ref uint64, e idEntry, content uint64) {
+	if e.content != content {
+		tn.Reply(from, ref, linkpb.Code_ID_REUSED, "publish_id reused with different content", nil)
+		return
+	}
+	r.repeats.Add(1)
+	tn.pos.Epoch, tn.pos.Offset = t.epoch, e.offset
+	tn.Reply(from, ref, linkpb.Code_OK, "", &tn.pos)
+}
+
+func (r *Registry) notOwner(tn *Turn, lane *Lane, ref uint64) {
+	tn.Reply(lane, ref, linkpb.Code_NOT_OWNER, "the ring gives the topic to another server", nil)
+}
+
+// park keeps a request until the topic's state is here.
+func (r *Registry) park(tn *Turn, t *Topic, lane *Lane, ref uint64, request func(*Turn)) {
+	if len(t.parked) >= maxParked {
+		tn.Reply(lane, ref, linkpb.Code_OVERLOADED, "too many requests wait for the topic to come over", nil)
+		return
+	}
+	t.parked = append(t.parked, request)
+}
+
+// Sweep forgets the topics that no gateway subscribes, nobody has published to since idle ago, and whose history is
+// too old to serve. A topic that comes back after that has a new epoch. It returns how many it forgot.
 func (r *Registry) Sweep(idle time.Duration) int {
-	before := time.Now().Add(-idle)
+	now := time.Now()
+	r.cfg.Store.Sweep(now)
 	n := 0
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		for name, t := range s.topics {
+		for _, t := range s.topics {
 			t.mu.Lock()
-			if len(t.subs) == 0 && t.used.Before(before) {
-				t.gone = true
-				delete(s.topics, name)
+			if len(t.subs) == 0 && !t.waiting && now.Sub(t.used) > idle {
+				r.removeLocked(s, t)
 				n++
 			}
 			t.mu.Unlock()
 		}
 		s.mu.Unlock()
 	}
-	r.topics.Add(-int64(n))
 	return n
+}
+
+// removeLocked takes a topic out. Both locks are held.
+func (r *Registry) removeLocked(s *shard, t *Topic) {
+	t.gone = true
+	delete(s.topics, t.name)
+	r.cfg.Store.Forget(t.name)
+	r.topics.Add(-1)
 }
 
 // Subscriber is one subscriber of a topic: ID is unique within the gateway.

@@ -1,7 +1,11 @@
-// Package topic holds the topics that a topic server owns: each one's position, and its subscribers grouped by
+// Package topic holds the topics that a topic server has: each one's position and past, and its subscribers grouped by
 // gateway, so that a publish costs one send per gateway that has a subscriber.
 //
-// Lock order: registry shard → Topic.mu → link.Sender. Nothing here waits for a peer.
+// A topic comes into being when it is first used; if another server may have it from an older ring, its requests wait
+// until its state has come over. It leaves by being sealed for another server, or is forgotten when nobody uses it and
+// nothing of its past is left.
+//
+// Lock order: shard.mu → Topic.mu → Lane.mu → link.Sender. Nothing here waits for a peer.
 package topic
 
 import (
@@ -20,15 +24,24 @@ type Topic struct {
 	mu     sync.Mutex
 	epoch  uint64
 	offset uint64         // of the last message; 0 before the first
+	ids    idWindow       // of the last publishes that had one
 	subs   []subscription // one per gateway; unordered
 	used   time.Time      // when it last lost its last gateway or was published to without one
 	gone   bool           // no longer in the registry; whoever locks it must look it up again
+
+	// While the topic's state is on its way from another server, requests wait here, in their order.
+	waiting bool
+	parked  []func(*Turn)
 }
+
+// maxParked bounds the requests that wait for one topic; more are refused as overload.
+const maxParked = 4096
 
 // subscription is a gateway's interest in a topic and the subscribers that are its reason.
 type subscription struct {
 	lane        *Lane
 	subscribers map[uint64]struct{}
+	undigested  bool // messages were sent since the last digest; the topic is in lane.undigested
 }
 
 // Lane is a gateway's lane as its topics see it. A gateway's subscriptions to one topic all come over one lane, so a
@@ -38,8 +51,10 @@ type Lane struct {
 	Gateway string
 	Out     *link.Sender
 
-	// Owned by the goroutine that receives from the lane.
-	topics map[*Topic]struct{} // those that have the lane in subs
+	mu         sync.Mutex
+	closed     bool                // Drop has begun; no topic takes it any more
+	topics     map[*Topic]struct{} // those that have the lane in subs
+	undigested []*Topic
 }
 
 // NewLane returns a lane with no subscriptions.
@@ -57,31 +72,94 @@ func (t *Topic) subscriptionLocked(lane *Lane) *subscription {
 	return nil
 }
 
+// enterLocked makes the topic send to the lane. It does nothing to a lane that is closed already, as one may be by the
+// time a parked request runs.
+func (t *Topic) enterLocked(lane *Lane) {
+	if t.subscriptionLocked(lane) != nil {
+		return
+	}
+	lane.mu.Lock()
+	defer lane.mu.Unlock()
+	if lane.closed {
+		return
+	}
+	lane.topics[t] = struct{}{}
+	t.subs = append(t.subs, subscription{lane: lane})
+}
+
 // dropLocked removes the lane and everything behind it: one operation, however many subscribers that were.
 func (t *Topic) dropLocked(lane *Lane, now time.Time) (subscribers int) {
+	i := slices.IndexFunc(t.subs, func(s subscription) bool { return s.lane == lane })
+	if i < 0 {
+		return 0
+	}
+	subscribers = len(t.subs[i].subscribers)
+	t.subs = slices.Delete(t.subs, i, i+1)
+	t.used = now
+	lane.mu.Lock()
+	delete(lane.topics, t)
+	lane.mu.Unlock()
+	return subscribers
+}
+
+// fanOutLocked sends an encoded message to every subscribed gateway.
+func (t *Topic) fanOutLocked(tn *Turn, item []byte) {
 	for i := range t.subs {
-		if t.subs[i].lane == lane {
-			subscribers = len(t.subs[i].subscribers)
-			t.subs = slices.Delete(t.subs, i, i+1)
-			t.used = now
-			return subscribers
+		sub := &t.subs[i]
+		sub.lane.Out.AppendEncoded(item)
+		tn.touch(sub.lane)
+		if !sub.undigested {
+			sub.undigested = true
+			sub.lane.mu.Lock()
+			sub.lane.undigested = append(sub.lane.undigested, t)
+			sub.lane.mu.Unlock()
 		}
 	}
-	return 0
+}
+
+// Digest tells the lane the position of each topic that has sent it messages since the last digest. Any goroutine may
+// call it.
+func (l *Lane) Digest() {
+	l.mu.Lock()
+	topics := l.undigested
+	l.undigested = nil
+	l.mu.Unlock()
+	if len(topics) == 0 {
+		return
+	}
+	var d linkpb.Digest
+	for _, t := range topics {
+		t.mu.Lock()
+		if sub := t.subscriptionLocked(l); sub != nil {
+			sub.undigested = false
+			d.Topic, d.Position = t.name, t.positionLocked()
+			l.Out.Append(linkpb.KindDigest, &d)
+		}
+		t.mu.Unlock()
+	}
+	l.Out.Flush()
 }
 
 func (t *Topic) positionLocked() *linkpb.Position {
 	return &linkpb.Position{Epoch: t.epoch, Offset: t.offset}
 }
 
-// Turn is what handling one batch from a lane needs: scratch space, and the lanes to flush at its end. It belongs to
-// the goroutine that receives from the lane.
+// Turn is what handling one batch from a lane needs: the time, scratch space, and the lanes to flush at its end. It
+// belongs to one goroutine, mostly the one that receives from the lane.
 type Turn struct {
+	now     time.Time
 	touched []*Lane
 	reply   linkpb.Reply
 	message linkpb.Message
 	pos     linkpb.Position
-	encoded []byte
+}
+
+// Now is the time of the turn: one clock reading serves a whole batch.
+func (tn *Turn) Now() time.Time {
+	if tn.now.IsZero() {
+		tn.now = time.Now()
+	}
+	return tn.now
 }
 
 func (tn *Turn) touch(lane *Lane) {
@@ -92,16 +170,22 @@ func (tn *Turn) touch(lane *Lane) {
 
 // Reply answers a request on the lane it came over.
 func (tn *Turn) Reply(lane *Lane, ref uint64, code linkpb.Code, detail string, pos *linkpb.Position) {
-	tn.reply.Ref, tn.reply.Code, tn.reply.Detail, tn.reply.Position = ref, code, detail, pos
+	r := &tn.reply
+	r.Ref, r.Code, r.Detail, r.Position, r.From, r.Replayed = ref, code, detail, pos, nil, 0
+	tn.send(lane)
+}
+
+func (tn *Turn) send(lane *Lane) {
 	lane.Out.Append(linkpb.KindReply, &tn.reply)
 	tn.touch(lane)
 }
 
-// Flush sends what the turn appended, one batch per lane.
+// Flush ends the turn: it sends what the turn appended, one batch per lane.
 func (tn *Turn) Flush() {
 	for i, lane := range tn.touched {
 		lane.Out.Flush()
 		tn.touched[i] = nil
 	}
 	tn.touched = tn.touched[:0]
+	tn.now = time.Time{}
 }

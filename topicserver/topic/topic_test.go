@@ -13,7 +13,7 @@ import (
 
 // Row D12: a publish costs one send for each gateway that subscribes, however many subscribers there are.
 func TestOneSendPerSubscribedGateway(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	gws := gateways(t, 3, false)
 	a, b, c := gws[0], gws[1], gws[2]
 	for _, g := range gws[:2] {
@@ -45,7 +45,7 @@ func TestOneSendPerSubscribedGateway(t *testing.T) {
 }
 
 func TestReplyStandsBeforeThePublishersCopy(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	g := gateways(t, 1, false)[0]
 	g.subscribe(t, r, "t:a")
 	for range 3 {
@@ -63,7 +63,7 @@ func TestReplyStandsBeforeThePublishersCopy(t *testing.T) {
 // Two gateways publish at once: both, and a third that only listens, see one order without holes.
 func TestOneOrderForAll(t *testing.T) {
 	const each = 1000
-	r := NewRegistry()
+	r := newRegistry(t)
 	gws := gateways(t, 3, false)
 	for _, g := range gws {
 		g.subscribe(t, r, "t:a")
@@ -111,7 +111,7 @@ func TestOneOrderForAll(t *testing.T) {
 
 // Whoever subscribes while others publish gets the position first and then every message after it.
 func TestSubscribeReplyPrecedesTheMessages(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	gws := gateways(t, 2, false)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	gws[0].publish(r, "t:a", "first")
@@ -133,7 +133,7 @@ func TestSubscribeReplyPrecedesTheMessages(t *testing.T) {
 				t.Fatalf("message at %v, subscribed at %v", m.Position, rep.Position)
 			}
 		}
-		r.Unsubscribe(gws[1].Lane, "t:a")
+		r.Unsubscribe(new(Turn), gws[1].Lane, "t:a")
 		gws[1].Flush()
 		// What was sent before the unsubscribe may still be on its way; a reply shows that it has come.
 		r.Publish(&gws[1].Turn, gws[1].Lane, &linkpb.Publish{Ref: 99, Topic: "t:b"})
@@ -149,7 +149,7 @@ func TestSubscribeReplyPrecedesTheMessages(t *testing.T) {
 }
 
 func TestSubscribingTwiceIsSubscribingOnce(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	g := gateways(t, 1, false)[0]
 	first := g.subscribe(t, r, "t:a")
 	if first.Code != linkpb.Code_OK || first.Position.Offset != 0 || first.Position.Epoch == 0 {
@@ -165,14 +165,14 @@ func TestSubscribingTwiceIsSubscribingOnce(t *testing.T) {
 	next[*linkpb.Reply](t, g)
 	next[*linkpb.Message](t, g)
 	g.nothingElse(t, r)
-	r.Unsubscribe(g.Lane, "t:a")
+	r.Unsubscribe(new(Turn), g.Lane, "t:a")
 	g.publish(r, "t:a", "z")
 	next[*linkpb.Reply](t, g)
 	g.nothingElse(t, r)
 }
 
 func TestSubscribers(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	gws := gateways(t, 2, false)
 	a, b := gws[0], gws[1]
 	expect := func(what, topic, want string) {
@@ -197,7 +197,7 @@ func TestSubscribers(t *testing.T) {
 	expect("a topic that nobody uses", "t:a", "")
 	join(a, "t:a", 1)
 	leave(a, "t:a", 1)
-	r.Unsubscribe(a.Lane, "t:a")
+	r.Unsubscribe(new(Turn), a.Lane, "t:a")
 	if n := r.Stats().Topics; n != 0 {
 		t.Errorf("joining what is not subscribed made %d topics", n)
 	}
@@ -222,7 +222,7 @@ func TestSubscribers(t *testing.T) {
 	leave(a, "t:a", 4) // another gateway's
 	expect("left again", "t:a", "gw-a:2 gw-b:4 gw-b:30")
 
-	r.Unsubscribe(b.Lane, "t:a")
+	r.Unsubscribe(new(Turn), b.Lane, "t:a")
 	expect("unsubscribed", "t:a", "gw-a:2")
 	b.subscribe(t, r, "t:a")
 	expect("subscribed again", "t:a", "gw-a:2")
@@ -239,13 +239,13 @@ func TestSubscribers(t *testing.T) {
 }
 
 func TestSweepForgetsUnusedTopicsOnly(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	g := gateways(t, 1, false)[0]
 	g.publish(r, "t:published", "x")
 	old := next[*linkpb.Reply](t, g).Position
 	g.subscribe(t, r, "t:subscribed")
 	left := g.subscribe(t, r, "t:left").Position
-	r.Unsubscribe(g.Lane, "t:left")
+	r.Unsubscribe(new(Turn), g.Lane, "t:left")
 
 	if n := r.Sweep(time.Hour); n != 0 {
 		t.Errorf("swept %d topics that were used just now", n)
@@ -269,7 +269,7 @@ func TestSweepForgetsUnusedTopicsOnly(t *testing.T) {
 
 // Publishes that race with Sweep are appended to the topic in the registry, never to one that is gone.
 func TestSweepRacesWithPublish(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	g := gateways(t, 1, false)[0]
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -308,7 +308,7 @@ func TestSweepRacesWithPublish(t *testing.T) {
 
 // Everything at once, on few topics: the counts come out even.
 func TestCountsSurviveChurn(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	var all sync.WaitGroup
 	for _, g := range gateways(t, 4, true) {
 		all.Go(func() {
@@ -328,7 +328,7 @@ func TestCountsSurviveChurn(t *testing.T) {
 					r.Subscribers(topic)
 				case 7:
 					if i%5 == 0 {
-						r.Unsubscribe(g.Lane, topic)
+						r.Unsubscribe(new(Turn), g.Lane, topic)
 					}
 				}
 				g.Flush()
@@ -348,7 +348,7 @@ func TestCountsSurviveChurn(t *testing.T) {
 
 // Requests point into the lane's input buffer, which the next batch overwrites.
 func TestNothingKeepsTheRequest(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	g := gateways(t, 1, false)[0]
 	buf := []byte("t:a")
 	alias := unsafe.String(&buf[0], len(buf))
@@ -372,7 +372,7 @@ func TestNothingKeepsTheRequest(t *testing.T) {
 
 // The per-publish promise: nothing is allocated, whatever the number of gateways and subscribers.
 func TestPublishDoesNotAllocate(t *testing.T) {
-	r := NewRegistry()
+	r := newRegistry(t)
 	gws := gateways(t, 4, true)
 	for _, g := range gws {
 		r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Topic: "t:a"})
@@ -391,7 +391,7 @@ func TestPublishDoesNotAllocate(t *testing.T) {
 func BenchmarkPublish(b *testing.B) {
 	for _, n := range []int{1, 2, 8} {
 		b.Run(fmt.Sprint("gateways=", n), func(b *testing.B) {
-			r := NewRegistry()
+			r := newRegistry(b)
 			gws := gateways(b, n, true)
 			for _, g := range gws {
 				r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Topic: "t:a"})

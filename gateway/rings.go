@@ -1,0 +1,47 @@
+package gateway
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// RingVersion returns the version of the ring in use.
+func (g *Gateway) RingVersion() uint64 { return g.router.Rings().Current().Version() }
+
+// adopted notes that the ring in use came from a topic server.
+func (g *Gateway) adopted(next *ring.Ring) {
+	if g.cfg.RingFile != "" {
+		g.staleFile.Store(true)
+		g.log.Warn("took a newer ring from a topic server; this gateway's ring file is stale",
+			zap.Uint64("ring_version", next.Version()))
+	}
+}
+
+// watchRing keeps the ring at what the ring file says until ctx is canceled.
+func (g *Gateway) watchRing(ctx context.Context) {
+	rings := g.router.Rings()
+	err := ring.Watch(ctx, ring.WatchConfig{
+		Path:    g.cfg.RingFile,
+		Current: rings.Current,
+		Apply: func(next *ring.Ring) error {
+			err := rings.Replace(next)
+			g.staleFile.Store(err != nil)
+			return err
+		},
+		Fail: func(err error) {
+			g.ringFailed.Store(true)
+			g.log.Error("ring file not applied; the ring in use stays", zap.Error(err))
+		},
+		Recovered: func() {
+			g.ringFailed.Store(false)
+			g.staleFile.Store(false)
+		},
+		Reload: g.reload,
+	})
+	if err != nil {
+		g.log.Error("ring file is not watched", zap.Error(err))
+	}
+}

@@ -1,0 +1,191 @@
+package router
+
+import (
+	"time"
+
+	"github.com/ringcast/ringcast/gateway/hub"
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// move is a topic on its way to a new owner, as this gateway sees it:
+//
+//	old lane:  … 41 42 43 ──────────── Sealed(45) after 44 45
+//	new lane:        Subscribe{since 43} … Reply{top 45, from 43} 44 45 │ 46 47 …
+//
+// The new owner answers once it has the topic's state from the old one. As soon as its answer covers what has been
+// delivered, the topic goes over to it; until then the old lane's messages are delivered and the new lane's are
+// buffered. Each position is delivered once: whatever comes over both lanes is behind last by then.
+type move struct {
+	lane     *lane
+	fetch    fetch
+	buffer   []*hub.Message // came over lane after the answer
+	bytes    int            // of buffer
+	deadline time.Time
+	overdue  bool // the deadline has passed; what is missing is not waited for any more
+}
+
+// maxMoveBuffer bounds what is buffered for one topic; beyond it the old lane is not waited for.
+const maxMoveBuffer = 4 << 20
+
+// reroute sends a topic where the ring wants it. Called under the shard's lock when the ring has changed.
+func (sub *subscription) reroute(r *Router) {
+	target := r.route(sub.name)
+	sub.flow.target = target
+	sub.flow.proceed()
+	n := sub.next
+	if n != nil && n.lane == target {
+		return
+	}
+	if n != nil {
+		n.lane.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
+		sub.next = nil
+		r.moving.Add(-1)
+	}
+	switch {
+	case !sub.wanted:
+		sub.lane = target
+	case sub.lane == target:
+		if sub.sealed { // it went away and is coming back
+			sub.sealed = false
+			sub.resync(r)
+		}
+	case sub.live == 0:
+		// Nobody has anything to lose: the new lane's fetch is the only one.
+		sub.lane.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
+		sub.switchLane(target)
+		sub.lane.subscribe(sub)
+	default:
+		sub.next = &move{lane: target, deadline: time.Now().Add(r.cfg.JoinTimeout)}
+		r.moving.Add(1)
+		target.subscribeTo(sub, &sub.next.fetch)
+	}
+}
+
+// switchLane makes lane the one that counts. Joins that waited for the old lane's answer wait for the new one's.
+func (sub *subscription) switchLane(lane *lane) {
+	f := &sub.fetch
+	wants := f.wants
+	for _, w := range f.nextWants {
+		wants = want(wants, w)
+	}
+	sub.lane = lane
+	sub.fetch = fetch{serial: f.serial + 1, wants: wants, waiting: f.waiting | f.nextWaiting}
+	sub.flowing, sub.known, sub.sealed, sub.troubled = false, false, false, time.Time{}
+}
+
+// arrive lets the topic go over to its new owner if nothing is lost by it, or nothing is to be gained by waiting.
+func (in *inbox) arrive(sub *subscription) {
+	n, r := sub.next, in.lane.r
+	if n == nil || !n.fetch.answered() {
+		return
+	}
+	f := &n.fetch
+	if !f.reply.OK() {
+		*f = fetch{} // its ring is older than ours, most likely; retry asks again
+		return
+	}
+	covered := !sub.known || sub.live == 0 || f.covers(sub.last)
+	if !covered && !n.overdue && !sub.sealed && sub.lane.live() && n.bytes <= maxMoveBuffer {
+		return // the old lane brings what is missing
+	}
+	if !in.mayPost(sub, held{arrive: true}) {
+		return
+	}
+	in.catchUp(sub, f)
+	old := sub.lane
+	old.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
+	answer, buffer := f.reply, n.buffer
+	sub.next = nil
+	r.moving.Add(-1)
+	r.stats.moves.Add(1)
+	sub.switchLane(n.lane)
+	sub.last, sub.known, sub.flowing = answer.Position, true, true
+	for _, m := range buffer {
+		in.message(sub, m)
+	}
+	in.postMask(sub, sub.live, event{kind: eventAnnounce, sub: sub})
+	if sub.fetch.waiting != 0 {
+		sub.lane.subscribe(sub)
+		in.touch(sub.lane)
+	}
+	in.touch(old)
+	if r.route(sub.name) != sub.lane {
+		sub.reroute(r)
+	}
+}
+
+// held is something for a subscription's loops that waits for another inbox to flush.
+type held struct {
+	message *hub.Message // came over the subscription's lane
+	arrive  bool         // the move may be ready
+}
+
+// mayPost reports whether this inbox may post to loops for the subscription. It may not while another inbox has posted
+// for it in a batch that it has not flushed: its events would overtake those. Then h is held, and the other inbox goes on with it
+// when it has flushed.
+func (in *inbox) mayPost(sub *subscription, h held) bool {
+	other := sub.poster
+	if other == nil || other == in {
+		if len(sub.held) == 0 {
+			return true
+		}
+		sub.held = append(sub.held, h)
+		return false
+	}
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	if other.flushed >= sub.posted && len(sub.held) == 0 {
+		return true
+	}
+	sub.held = append(sub.held, h)
+	other.after = append(other.after, sub.name)
+	return false
+}
+
+// goOn does what was held for subscriptions until this inbox had flushed.
+func (in *inbox) goOn() {
+	in.mu.Lock()
+	in.flushed = in.batch
+	names := in.after
+	in.after = nil
+	in.mu.Unlock()
+	in.batch++
+	for _, name := range names {
+		s := in.lane.r.shard(name)
+		s.mu.Lock()
+		if sub := s.topics[name]; sub != nil {
+			waiting := sub.held
+			sub.held, sub.poster = nil, in
+			for _, h := range waiting {
+				if h.message != nil {
+					in.message(sub, h.message)
+				}
+				if h.arrive {
+					in.arrive(sub)
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
+	if len(names) > 0 {
+		in.flush()
+	}
+}
+
+// sweepMoves ends moves that are overdue.
+func (in *inbox) sweepMoves() {
+	r := in.lane.r
+	if r.moving.Load() == 0 {
+		return
+	}
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for _, sub := range s.topics {
+			if sub.next != nil && sub.next.lane == in.lane && sub.next.overdue {
+				in.arrive(sub)
+			}
+		}
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,79 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"storj.io/drpc/drpcconn"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// Handover is the giving end of a handover between two topic servers, on a connection of its own. One goroutine sends
+// and one receives.
+type Handover struct {
+	stream linkpb.DRPCLinks_HandoverStream
+	conn   *conn
+}
+
+// Greeted lifts the bounds that hold before the peer has introduced itself. The receiving goroutine calls it after the
+// first Receive.
+func (h *Handover) Greeted() { h.conn.prove() }
+
+// Receive waits for the next message.
+func (h *Handover) Receive() (*linkpb.Wants, error) { return h.stream.Recv() }
+
+// Send sends a message. It does not wait for the peer.
+func (h *Handover) Send(m *linkpb.Gives) error { return h.stream.Send(m) }
+
+// Context ends with the handover.
+func (h *Handover) Context() context.Context { return h.stream.Context() }
+
+// Taking is the taking end of a handover. One goroutine sends and one receives.
+type Taking struct {
+	stream linkpb.DRPCLinks_HandoverClient
+	conn   *conn
+	dialed *drpcconn.Conn
+}
+
+// Take opens a handover to another topic server and sends the first message. The handover ends unless Greeted is called
+// within HelloTimeout, or when ctx is canceled. Take waits for the TCP connection only.
+func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*Taking, error) {
+	cfg = cfg.withDefaults()
+	dialer := net.Dialer{Timeout: cfg.HelloTimeout}
+	nc, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("link: dial topic server: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c := newConn(nc, cfg, cancel)
+	c.unproven.Store(maxMessage) // it lists topics; the peer is one of the ring
+	dc := drpcconn.NewWithOptions(c, drpcconn.Options{Manager: managerOptions()})
+	stream, err := linkpb.NewDRPCLinksClient(dc).Handover(ctx)
+	if err == nil {
+		err = stream.Send(first)
+	}
+	if err != nil {
+		_ = c.Close()
+		_ = dc.Close()
+		return nil, fmt.Errorf("link: open handover: %w", err)
+	}
+	return &Taking{stream: stream, conn: c, dialed: dc}, nil
+}
+
+// Greeted is Handover.Greeted.
+func (t *Taking) Greeted() { t.conn.prove() }
+
+// Receive waits for the next message.
+func (t *Taking) Receive() (*linkpb.Gives, error) { return t.stream.Recv() }
+
+// Send sends a message. It does not wait for the peer.
+func (t *Taking) Send(m *linkpb.Wants) error { return t.stream.Send(m) }
+
+// Close ends the handover and waits for its goroutines.
+func (t *Taking) Close() {
+	_ = t.conn.Close()
+	_ = t.dialed.Close()
+	t.conn.drains.Wait()
+}

@@ -1,0 +1,31 @@
+package link
+
+import (
+	"fmt"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// EncodeRing makes the message that carries a ring to a peer.
+func EncodeRing(r *ring.Ring) *linkpb.Ring {
+	m := &linkpb.Ring{Version: r.Version()}
+	for _, s := range r.Servers() {
+		m.Servers = append(m.Servers, &linkpb.RingServer{Id: s.ID, Addr: s.Addr, Weight: uint32(s.Weight)})
+	}
+	return m
+}
+
+// DecodeRing makes the ring that a peer sent. It builds the whole ring, which takes milliseconds: callers compare
+// versions first.
+func DecodeRing(m *linkpb.Ring) (*ring.Ring, error) {
+	servers := make([]ring.Server, 0, len(m.Servers))
+	for _, s := range m.Servers {
+		servers = append(servers, ring.Server{ID: s.GetId(), Addr: s.GetAddr(), Weight: int(s.GetWeight())})
+	}
+	r, err := ring.New(m.Version, servers)
+	if err != nil {
+		return nil, fmt.Errorf("link: ring of a peer: %w", err)
+	}
+	return r, nil
+}

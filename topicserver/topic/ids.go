@@ -1,0 +1,90 @@
+package topic
+
+import (
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// publishID names a publish; the zero value names none.
+type publishID struct{ high, low uint64 }
+
+// idWindow remembers the ids of a topic's last publishes, so that one that is sent again is not appended again.
+// Guarded by its topic's mutex.
+//
+// Invariant: the ids in byID are those in ring[first], ring[first+1], … (mod len), in the order in which they came.
+type idWindow struct {
+	byID  map[publishID]idEntry
+	ring  []publishID
+	first int
+}
+
+// idEntry is what an id stands for.
+type idEntry struct {
+	content uint64 // contentHash of event and payload
+	offset  uint64
+	at      time.Time
+}
+
+// add remembers an id that is not in the window. The oldest ones beyond max, or older than ttl, are forgotten.
+func (w *idWindow) add(id publishID, e idEntry, max int, ttl time.Duration) {
+	if max <= 0 {
+		return
+	}
+	if w.byID == nil {
+		w.byID = make(map[publishID]idEntry)
+	}
+	for len(w.byID) > 0 {
+		oldest := w.ring[w.first]
+		if len(w.byID) < max && e.at.Sub(w.byID[oldest].at) < ttl {
+			break
+		}
+		delete(w.byID, oldest)
+		w.first = (w.first + 1) % len(w.ring)
+	}
+	n := len(w.byID)
+	if n == len(w.ring) {
+		w.grow()
+	}
+	w.ring[(w.first+n)%len(w.ring)] = id
+	w.byID[id] = e
+}
+
+func (w *idWindow) grow() {
+	n := len(w.ring)
+	ring := make([]publishID, 2*n+8)
+	copy(ring, w.ring[w.first:])
+	copy(ring[n-w.first:], w.ring[:w.first])
+	w.ring, w.first = ring, 0
+}
+
+// export lists the window, oldest first.
+func (w *idWindow) export() []*linkpb.PublishID {
+	list := make([]*linkpb.PublishID, 0, len(w.byID))
+	for i := range len(w.byID) {
+		id := w.ring[(w.first+i)%len(w.ring)]
+		e := w.byID[id]
+		list = append(list, &linkpb.PublishID{High: id.high, Low: id.low, Content: e.content, Offset: e.offset})
+	}
+	return list
+}
+
+// restore fills an empty window with what export listed on another server.
+func (w *idWindow) restore(list []*linkpb.PublishID, now time.Time, max int, ttl time.Duration) {
+	for _, p := range list {
+		w.add(publishID{p.High, p.Low}, idEntry{p.Content, p.Offset, now}, max, ttl)
+	}
+}
+
+// contentHash tells different publishes under one id apart. It is the same in every process, since windows move
+// between servers. It guards against mistakes, not against attacks.
+func contentHash(event string, payload []byte) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.WriteString(event)
+	_, _ = d.Write([]byte{0})
+	_, _ = d.Write(payload)
+	return d.Sum64()
+}

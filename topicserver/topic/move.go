@@ -1,0 +1,136 @@
+package topic
+
+import (
+	"slices"
+
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/topicserver/history"
+)
+
+// A topic moves in three steps: its new owner lists it as expected (or makes it waiting at the first request), its old
+// owner seals it, and the new owner installs what it got.
+
+// Foreign lists the topics here for which foreign is true: those that a ring change has given to others. Topics whose
+// own state is still on its way here are listed too; they can be sealed once it has come.
+func (r *Registry) Foreign(foreign func(topic string) bool) []string {
+	var names []string
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for name := range s.topics {
+			if foreign(name) {
+				names = append(names, name)
+			}
+		}
+		s.mu.Unlock()
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Expect makes a topic that is not here wait for its state. It reports false when the topic is here, or is not ours.
+func (r *Registry) Expect(name string) bool {
+	s := r.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.topics[name] != nil || r.cfg.Claim(name) == NotOurs {
+		return false
+	}
+	t := r.newTopic(name)
+	t.waiting = true
+	s.topics[t.name] = t
+	return true
+}
+
+// Waiting lists the topics that wait for their state.
+func (r *Registry) Waiting() []string {
+	var names []string
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for name, t := range s.topics {
+			t.mu.Lock()
+			if t.waiting {
+				names = append(names, name)
+			}
+			t.mu.Unlock()
+		}
+		s.mu.Unlock()
+	}
+	return names
+}
+
+// Seal ends a topic here: it takes no more requests, its gateways are told how far it went, and its state is returned
+// for the server that the ring of the given version gives it to. The state is nil when the topic is not here, and
+// pending is true when it is not here yet.
+func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicState, pending bool) {
+	var tn Turn
+	defer tn.Flush()
+	s := r.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.topics[name]
+	if t == nil {
+		return nil, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.waiting {
+		return nil, true
+	}
+	state = &linkpb.TopicState{Topic: t.name, Position: t.positionLocked(), Ids: t.ids.export()}
+	past, _ := r.cfg.Store.After(t.name, history.Position{Epoch: t.epoch}, history.Position{Epoch: t.epoch, Offset: t.offset}, tn.Now())
+	for _, m := range past {
+		state.History = append(state.History, m.Item)
+	}
+	sealed := &linkpb.Sealed{Topic: t.name, Position: t.positionLocked(), RingVersion: ringVersion}
+	for _, sub := range slices.Clone(t.subs) {
+		sub.lane.Out.Append(linkpb.KindSealed, sealed)
+		tn.touch(sub.lane)
+		r.dropLocked(t, sub.lane, tn.Now())
+	}
+	r.removeLocked(s, t)
+	return state, false
+}
+
+// Install ends the wait of a topic: with its state, or, when state is nil or absent, with a new epoch. It does nothing
+// to a topic that does not wait. Then the requests that waited run, in their order.
+func (r *Registry) Install(name string, state *linkpb.TopicState) {
+	var tn Turn
+	defer tn.Flush()
+	t := r.lock(name, false)
+	if t == nil {
+		return
+	}
+	defer t.mu.Unlock()
+	if !t.waiting {
+		return
+	}
+	if state != nil && !state.Absent && state.Position != nil {
+		r.restoreLocked(&tn, t, state)
+	}
+	t.waiting = false
+	parked := t.parked
+	t.parked = nil
+	for _, request := range parked {
+		request(&tn)
+	}
+}
+
+func (r *Registry) restoreLocked(tn *Turn, t *Topic, state *linkpb.TopicState) {
+	t.epoch, t.offset = state.Position.Epoch, state.Position.Offset
+	n := uint64(len(state.History))
+	past := make([]history.Message, 0, n)
+	for i, item := range state.History {
+		past = append(past, history.Message{
+			Position: history.Position{Epoch: t.epoch, Offset: t.offset - n + uint64(i) + 1}, Item: item,
+		})
+	}
+	if err := r.cfg.Store.Restore(t.name, past, tn.Now()); err != nil {
+		// The positions go on all the same; those who come for the past are told that it is gone.
+		r.cfg.Log.Error("history of a topic that came over is lost", zap.String("topic", t.name), zap.Error(err))
+	}
+	t.ids.restore(state.Ids, tn.Now(), r.cfg.IDs, r.cfg.IDTTL)
+}
