@@ -27,7 +27,8 @@ type Config struct {
 	PublishTimeout time.Duration `env:"PUBLISH_TIMEOUT" envDefault:"5s" help:"how long a publish waits for the topic's owner, over link losses and ring changes"`
 	Heartbeat      time.Duration `env:"HEARTBEAT" envDefault:"1s" help:"between pings to topic servers; three without an answer end a link"`
 	Linger         time.Duration `env:"LINGER" envDefault:"1s" help:"how long a topic stays subscribed after its last channel has left"`
-	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long stopping waits for clients to close"`
+	Drain          time.Duration `env:"DRAIN" envDefault:"30s" help:"a stopping gateway sends its clients away spread over at most so long"`
+	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long a stopping gateway waits for the last clients to answer its close"`
 	Loops          int           `env:"EVENT_LOOPS" envDefault:"0" help:"event loops; 0 means one per core"`
 	Lanes          int           `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
 }
@@ -70,6 +71,9 @@ func (c *Config) Validate() error {
 		if d.value < 10*time.Millisecond {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))
 		}
+	}
+	if c.Drain < 0 || c.Drain > time.Hour {
+		errs = append(errs, fmt.Errorf(`DRAIN="%s": must be 0s to 1h`, c.Drain))
 	}
 	return errors.Join(errs...)
 }

@@ -24,7 +24,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		Config: daemon.Config{LogLevel: "loud"},
 		Addr:   "abc", Topics: "*", AllowedOrigins: []string{"app.example", "https://ok.example", "https://x.example/path"},
 		MaxConnections: -1, MaxMessage: 1 << 21, MaxQueue: 1, MaxChannels: 0, Loops: 65, Lanes: 0,
-		IdleTimeout: 0, JoinTimeout: -time.Second, Linger: time.Millisecond, StopTimeout: time.Microsecond,
+		IdleTimeout: 0, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: time.Millisecond, Drain: -1, Linger: time.Millisecond, StopTimeout: time.Microsecond,
 	}
 	err := cfg.Validate()
 	if err == nil {
@@ -36,7 +36,8 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		`TOPICS: pattern "*"`, `ALLOWED_ORIGINS: "app.example"`, `"https://x.example/path"`,
 		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`,
 		`MAX_CHANNELS="0"`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
-		`IDLE_TIMEOUT="0s": must be at least 10ms`, `JOIN_TIMEOUT="-1s"`, `LINGER="1ms"`, `STOP_TIMEOUT="1µs"`,
+		`IDLE_TIMEOUT="0s": must be at least 10ms`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
+		`STOP_TIMEOUT="1µs"`, `DRAIN="-1ns": must be 0s to 1h`,
 	}
 	for i, part := range want {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], part) {

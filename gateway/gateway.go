@@ -138,11 +138,24 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	return nil
 }
 
-// stop turns new clients away and the present ones out.
+const (
+	drainStep = 100 * time.Millisecond
+	drainMin  = 50 // sockets per step and loop that are closed even if DRAIN would allow to take longer
+)
+
+// stop turns new clients away and the present ones out, spread over DRAIN: clients that all come back at once would be
+// a storm for the other gateways. Few clients go at once.
 func (g *Gateway) stop() {
 	g.stopping.Store(true)
 	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
 		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
+	}
+	total := g.loops.Conns()
+	step := max(drainMin, total/max(1, int(g.cfg.Drain/drainStep))/g.loops.Len()+1)
+	end := time.Now().Add(g.cfg.Drain)
+	for g.loops.Conns() > 0 && time.Now().Before(end) {
+		g.loops.CloseSome(step, socket.CloseRestart, restartReason)
+		time.Sleep(drainStep)
 	}
 	g.loops.CloseAll(socket.CloseRestart, restartReason)
 	deadline := time.Now().Add(g.cfg.StopTimeout)
@@ -152,6 +165,7 @@ func (g *Gateway) stop() {
 	if n := g.loops.Conns(); n > 0 {
 		g.log.Warn("cut client sockets that did not close in time", zap.Int("sockets", n))
 	}
+	g.log.Info("sent clients away", zap.Int("sockets", total))
 }
 
 // Ready returns nil when the gateway has links to its topic servers.

@@ -234,6 +234,37 @@ func TestCloseAll(t *testing.T) {
 	eventually(t, "counted", func() bool { return ls.Stats().Ended[EndDrain] == 6 && ls.Conns() == 0 })
 }
 
+func TestCloseSome(t *testing.T) {
+	ls := start(t, Config{Loops: 2})
+	var peers []*peer
+	for i := range 10 {
+		p, _ := connect(t, ls, transports[i%2].server, newProbe(echo))
+		peers = append(peers, p)
+	}
+	closing := func() (n int) {
+		for i := range ls.Len() {
+			l := ls.Loop(i)
+			onLoop(t, l, func() {
+				for _, c := range l.slots {
+					if c != nil && c.Closing() {
+						n++
+					}
+				}
+			})
+		}
+		return n
+	}
+	for _, want := range []int{4, 8, 10, 10} {
+		ls.CloseSome(2, CloseRestart, "restart")
+		if got := closing(); got != want {
+			t.Fatalf("%d of 10 connections are closing, want %d", got, want)
+		}
+	}
+	for _, p := range peers {
+		p.wantClosed(CloseRestart, "restart")
+	}
+}
+
 func TestRemoteAddr(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
 		ls := start(t, Config{Loops: 1})

@@ -26,6 +26,7 @@ package socket
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -182,12 +183,21 @@ func (ls *Loops) Conns() int {
 // CloseAll starts the closing handshake on every connection there is: each
 // gets a close frame behind what is queued for it. It does not wait, and
 // connections adopted later are not touched.
-func (ls *Loops) CloseAll(code int, reason string) {
+func (ls *Loops) CloseAll(code int, reason string) { ls.CloseSome(math.MaxInt, code, reason) }
+
+// CloseSome is CloseAll for up to n connections of each loop that are open
+// still.
+func (ls *Loops) CloseSome(n int, code int, reason string) {
 	for _, l := range ls.loops {
 		l.Post(func() {
+			left := n
 			for _, c := range l.slots {
-				if c != nil {
+				if left == 0 {
+					return
+				}
+				if c != nil && c.state == stateOpen {
 					c.closeWith(&CloseError{Code: code, Reason: reason}, EndDrain)
+					left--
 				}
 			}
 		})

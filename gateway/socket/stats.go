@@ -7,7 +7,7 @@ type End uint8
 const (
 	EndPeer         End = iota // the peer sent a close frame first
 	EndLocal                   // Conn.Close
-	EndDrain                   // Loops.CloseAll
+	EndDrain                   // Loops.CloseAll, CloseSome
 	EndProtocol                // the peer broke RFC 6455: close 1002 or 1007
 	EndTooBig                  // message over a limit: close 1009
 	EndSlow                    // queue over its bound: close 4008
