@@ -84,6 +84,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
+	d.Admin.HandleFunc("GET /ring", g.serveRing)
 	return g, nil
 }
 

@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
 
 	"go.uber.org/zap"
 
@@ -44,4 +46,12 @@ func (g *Gateway) watchRing(ctx context.Context) {
 	if err != nil {
 		g.log.Error("ring file is not watched", zap.Error(err))
 	}
+}
+
+// serveRing is the admin page /ring: which ring this gateway uses.
+func (g *Gateway) serveRing(w http.ResponseWriter, _ *http.Request) {
+	status := g.router.Rings().Status(g.cfg.ID, "gateway")
+	status.FileStale, status.FileFailed = g.staleFile.Load(), g.ringFailed.Load()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(status)
 }

@@ -2,6 +2,8 @@ package topicserver
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
 
 	"go.uber.org/zap"
 
@@ -102,4 +104,12 @@ func (s *Server) compare(current *ring.Ring, m *linkpb.Ring) {
 	if r, err := link.DecodeRing(m); err == nil && r.Hash() != current.Hash() {
 		s.log.Error("RING_CONFLICT: a peer's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}
+}
+
+// serveRing is the admin page /ring: which ring this server uses, and whether it still has topics of others.
+func (s *Server) serveRing(w http.ResponseWriter, _ *http.Request) {
+	status := s.rings.Status(s.cfg.ID, "topicserver")
+	status.FileStale, status.FileFailed, status.Pending = s.staleFile.Load(), s.ringFailed.Load(), s.give.pending()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(status)
 }

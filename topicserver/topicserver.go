@@ -82,6 +82,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)
 	d.ReadyWhen("links", s.Ready)
+	d.Admin.HandleFunc("GET /ring", s.serveRing)
 	return s, nil
 }
 

@@ -81,7 +81,7 @@ type Config struct {
 	Publishers   int     // default 4
 	Subscribers  int     // default 12; each joins about two thirds of the topics
 	Rate         float64 // publishes per second by all publishers together; default 200
-	Window       int     // publishes of one publisher that may be unanswered; default 8
+	Window       int     // publishes of one publisher to one topic that may be unanswered; default 4
 
 	// NoPositions has channels join without a since key, and publishers neither give ids nor retry.
 	NoPositions bool
@@ -110,6 +110,12 @@ type Config struct {
 // maxServers is how many topic servers a ring edit makes at most, at any time.
 const maxServers = 5
 
+// Validate reports everything that is wrong with the configuration at once.
+func (cfg Config) Validate() error {
+	_, err := cfg.withDefaults()
+	return err
+}
+
 // withDefaults returns the configuration with every default in place, or everything that is wrong with it.
 func (cfg Config) withDefaults() (Config, error) {
 	def := func(p *int, value int) {
@@ -122,7 +128,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	def(&cfg.Topics, 10)
 	def(&cfg.Publishers, 4)
 	def(&cfg.Subscribers, 12)
-	def(&cfg.Window, 8)
+	def(&cfg.Window, 4)
 	def(&cfg.TamperEvery, 1000)
 	if cfg.Duration == 0 {
 		cfg.Duration = 30 * time.Second
@@ -139,10 +145,10 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Log == nil {
 		cfg.Log = io.Discard
 	}
-	return cfg, cfg.validate()
+	return cfg, cfg.problems()
 }
 
-func (cfg *Config) validate() error {
+func (cfg *Config) problems() error {
 	var errs []error
 	for _, n := range []struct {
 		name            string
@@ -187,6 +193,7 @@ func (cfg *Config) options() check.Options {
 	return check.Options{
 		Positions:  !cfg.NoPositions,
 		Lossless:   !has(KillTopicServer) && !(moves && unreachable),
+		Retained:   retained,
 		HealWithin: cfg.HealWithin,
 		MaxPause:   cfg.MaxPause,
 	}

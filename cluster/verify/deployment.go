@@ -16,6 +16,7 @@ import (
 	"github.com/ringcast/ringcast/cluster"
 	"github.com/ringcast/ringcast/cluster/verify/chaos"
 	"github.com/ringcast/ringcast/gateway"
+	"github.com/ringcast/ringcast/topicserver"
 )
 
 // deployment is the cluster that is verified. In one process it has URLs only; else a proxy stands before every topic
@@ -35,7 +36,7 @@ type deployment struct {
 	members []string // ids of the topic servers in the ring; replaced, never changed
 }
 
-// idle is how long a topic server that has left the ring may take to end by itself.
+// idle is how long topic servers that have left the ring may take to hand their topics over.
 const idle = 5 * time.Second
 
 // deploy starts a cluster and returns when it is ready. died is told of nodes that end by themselves.
@@ -64,6 +65,9 @@ func deployHere(ctx context.Context, cfg Config) (*deployment, error) {
 		Gateways: cfg.Gateways, TopicServers: cfg.TopicServers,
 		// What a stalled reader makes overflow.
 		Gateway: func(g *gateway.Config) { g.MaxQueue = queueBytes },
+		TopicServer: func(t *topicserver.Config) {
+			t.HistorySize, t.HistoryBytes, t.HistoryTTL, t.TopicIdle = 100_000, historyBytes, time.Hour, time.Hour
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -75,8 +79,14 @@ func deployHere(ctx context.Context, cfg Config) (*deployment, error) {
 	return d, nil
 }
 
-// queueBytes is a gateway's MAX_QUEUE_BYTES: little, so that a reader that stalls overflows it.
-const queueBytes = 128 << 10
+const (
+	// queueBytes is a gateway's MAX_QUEUE_BYTES: little, so that a reader that stalls overflows it.
+	queueBytes = 128 << 10
+	// historyBytes is a topic server's HISTORY_BYTES: the most that it allows.
+	historyBytes = 2 << 20
+	// retained is how many messages of a topic its history has room for, whatever their sizes within reason.
+	retained = 1500
+)
 
 // prepare makes the nodes, their proxies and their ring files, and starts nothing but the proxies.
 func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason string)) error {
@@ -105,9 +115,8 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 			continue
 		}
 		n.binary = filepath.Join(bin, "topicserver")
-		// A history that no run outgrows: who is told of a gap has been told so for another reason.
-		n.env = append(common, "TOPICSERVER_ID="+id, "TOPICSERVER_ADDR="+n.addr,
-			"HISTORY_SIZE=100000", "HISTORY_BYTES=67108864", "HISTORY_TTL=1h", "TOPIC_IDLE=1h")
+		n.env = append(common, "TOPICSERVER_ID="+id, "TOPICSERVER_ADDR="+n.addr, "TOPIC_IDLE=1h",
+			"HISTORY_SIZE=100000", fmt.Sprint("HISTORY_BYTES=", historyBytes), "HISTORY_TTL=1h", "HISTORY_IDS=30000")
 		d.servers = append(d.servers, n)
 		proxy, err := chaos.Listen(n.addr, ids)
 		if err != nil {
@@ -159,7 +168,7 @@ func (d *deployment) node(id string) *node {
 // writeRings writes the ring file of each node, so that nobody reads half of one. Weight is that of the first server.
 func (d *deployment) writeRings(nodes []*node, version uint64, members []string, weight int) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "version: %d\nservers:\n", version)
+	fmt.Fprintf(&b, "version: %d\nforce: true\nservers:\n", version) // an edit may remove most of the servers
 	for i, id := range members {
 		fmt.Fprintf(&b, "  - id: %s\n    addr: %s\n", id, d.proxies[id].Addr())
 		if i == 0 && weight != 1 {
@@ -179,7 +188,7 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 }
 
 // resize edits the ring to have so many topic servers: it starts the new ones, edits every node's file in an order by
-// rng, and stops those that are no longer named when they have ended by themselves or have had time for it.
+// rng, and stops those that are no longer named when they have no topics any more or have had time for that.
 func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
@@ -216,15 +225,11 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 	if err := d.writeRings(nodes, version, members, 1); err != nil {
 		return err
 	}
+	bounded, cancel := context.WithTimeout(ctx, idle)
+	defer cancel()
 	var errs []error
 	for _, n := range removed {
-		if gone := n.expectEnd(); gone != nil {
-			select {
-			case <-gone:
-			case <-time.After(idle):
-			case <-ctx.Done():
-			}
-		}
+		n.waitIdle(bounded)
 		errs = append(errs, n.stop())
 	}
 	return errors.Join(errs...)

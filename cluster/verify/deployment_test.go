@@ -40,6 +40,13 @@ func standIn() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	http.HandleFunc("/readyz", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		topics := 0
+		if os.Getenv("TOPICSERVER_ID") == "verify-ts-03" {
+			topics = 1 // and never fewer
+		}
+		fmt.Fprintf(w, "a 1\nringcast_topic_topics %d\nb 2\n", topics)
+	})
 	http.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	go func() { _ = http.ListenAndServe(os.Getenv("ADMIN_ADDR"), nil) }()
 	<-stop
@@ -185,16 +192,13 @@ func TestDeployment(t *testing.T) {
 	}
 }
 
-func TestATopicServerThatIsRemovedMayTakeItsTime(t *testing.T) {
+func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	t.Parallel()
 	d, dead := deployStandIns(t)
 	// Of two servers the one goes that ends well when it is told to.
 	for seed := uint64(0); ; seed++ {
 		if rand.New(rand.NewPCG(seed, 0)).IntN(2) == 0 {
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-			err := d.resize(ctx, 1, rand.New(rand.NewPCG(seed, 0)))
-			cancel()
-			if err != nil {
+			if err := d.resize(t.Context(), 1, rand.New(rand.NewPCG(seed, 0))); err != nil {
 				t.Fatal(err)
 			}
 			break
@@ -205,6 +209,15 @@ func TestATopicServerThatIsRemovedMayTakeItsTime(t *testing.T) {
 	}
 	if d.node("verify-ts-01").expectEnd() != nil {
 		t.Error("the removed server still runs")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	slow := d.node("verify-ts-03")
+	if err := errors.Join(d.writeRings([]*node{slow}, 9, []string{slow.id}, 1), slow.start(), slow.waitReady(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if slow.waitIdle(ctx); ctx.Err() == nil {
+		t.Error("a server with a topic counts as idle")
 	}
 	_ = d.stop() // verify-ts-02 ends badly
 }
@@ -245,7 +258,7 @@ func TestWhatIsPromised(t *testing.T) {
 		{[]Class{KillTopicServer}, false},
 	} {
 		cfg := Config{Faults: tt.faults}
-		if got, want := cfg.options(), (check.Options{Positions: true, Lossless: tt.lossless}); got != want {
+		if got, want := cfg.options(), (check.Options{Positions: true, Lossless: tt.lossless, Retained: retained}); got != want {
 			t.Errorf("%v: %+v, want %+v", tt.faults, got, want)
 		}
 	}

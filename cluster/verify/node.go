@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -134,27 +135,43 @@ func (n *node) stop() error {
 func (n *node) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	var last string
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+"/readyz", nil)
-		if err != nil {
-			return err
+		status, text := n.ask(ctx, "/readyz")
+		if status == http.StatusOK {
+			return nil
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-			last = string(body)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w; %s", n.id, context.Cause(ctx), last)
-		case <-time.After(20 * time.Millisecond):
+		if !sleep(ctx, poll) {
+			return fmt.Errorf("%s is not ready: %w; %s", n.id, context.Cause(ctx), text)
 		}
 	}
+}
+
+// waitIdle waits until a topic server has no topics, has ended, or ctx ends.
+func (n *node) waitIdle(ctx context.Context) {
+	for {
+		status, text := n.ask(ctx, "/metrics")
+		if status == 0 || strings.Contains(text, "\nringcast_topic_topics 0\n") || !sleep(ctx, poll) {
+			return
+		}
+	}
+}
+
+// ask makes a request to the admin listener. The status is 0, and the text an error's, if there is no answer.
+func (n *node) ask(ctx context.Context, path string) (status int, text string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.admin+path, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(body)
 }
 
 // binaries finds or builds the programs gateway and topicserver.

@@ -35,7 +35,8 @@ type publisher struct {
 
 	// Owned by the loop.
 	count   int
-	waiting []*publish // for a try, in the order they were begun
+	busy    map[string]int // publishes that have begun and not ended, by topic
+	waiting []*publish     // for a try, in the order they were begun
 }
 
 // publish is one publish on its way.
@@ -49,15 +50,16 @@ type publish struct {
 
 // newPublisher returns a publisher of topics that is not running yet.
 func newPublisher(log *record.Log, name string, cfg clientConfig, topics []string) *publisher {
-	p := &publisher{client: newClient(log, name, cfg), rng: cfg.rng}
+	p := &publisher{client: newClient(log, name, cfg), rng: cfg.rng, busy: make(map[string]int)}
 	for _, topic := range topics {
 		p.join(topic, record.Position{}).joined = p.work
 	}
 	return p
 }
 
-// publishAt publishes at a rate to topics at random until ctx ends, with at most window publishes unanswered. What
-// cannot be begun when its time has come is left out.
+// publishAt publishes at a rate to topics at random until ctx ends, with at most window publishes to a topic
+// unanswered, so that a topic that is stuck does not hold up the others. What cannot be begun when its time has come is
+// left out.
 func (p *publisher) publishAt(ctx context.Context, rate float64, window int, topics []string) {
 	tick := time.NewTicker(max(time.Duration(float64(time.Second)/rate), 100*time.Microsecond))
 	defer tick.Stop()
@@ -68,8 +70,8 @@ func (p *publisher) publishAt(ctx context.Context, rate float64, window int, top
 		case <-tick.C:
 			p.socket.Do(func() {
 				p.work() // gives up what has waited for too long
-				if int(p.inFlight.Load()) < window {
-					p.begin(topics[p.rng.IntN(len(topics))])
+				if topic := topics[p.rng.IntN(len(topics))]; p.busy[topic] < window {
+					p.begin(topic)
 				}
 			})
 		}
@@ -90,6 +92,7 @@ func (p *publisher) begin(topic string) bool {
 	}
 	p.actor.Add(record.Record{Kind: record.Invoke, Topic: topic, ID: pub.id, SHA: sum(body)})
 	p.inFlight.Add(1)
+	p.busy[topic]++
 	p.try(pub)
 	return true
 }
@@ -165,6 +168,7 @@ func (p *publisher) end(pub *publish, rec record.Record) {
 	rec.Topic, rec.ID, rec.Tries = pub.topic, pub.id, pub.tries
 	p.actor.Add(rec)
 	p.inFlight.Add(-1)
+	p.busy[pub.topic]--
 	if p.ended != nil {
 		p.ended(pub.topic, pub.id, rec.Kind)
 	}

@@ -38,9 +38,9 @@ func (res *Result) Print(out io.Writer, again string) {
 	if len(res.Pauses) > 0 {
 		fmt.Fprintln(out, "\nlongest time without an acknowledgment, per fault and topic:")
 		table = tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(table, "  fault\tn\tp50\tp99\tmax\t")
+		fmt.Fprintln(table, "fault\tn\tp50\tp99\tmax\t")
 		for _, p := range res.Pauses {
-			fmt.Fprintf(table, "  %s\t%d\t%v\t%v\t%v\t\n", p.Class, p.Count, ms(p.P50), ms(p.P99), ms(p.Max))
+			fmt.Fprintf(table, "%s\t%d\t%v\t%v\t%v\t\n", p.Class, p.Count, ms(p.P50), ms(p.P99), ms(p.Max))
 		}
 		_ = table.Flush()
 	}

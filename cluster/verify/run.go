@@ -33,34 +33,31 @@ type Result struct {
 }
 
 // Run runs one verification. The error is about the verification itself: anomalies are in the Result.
-func Run(ctx context.Context, cfg Config) (res *Result, err error) {
-	cfg, err = cfg.withDefaults()
+func Run(ctx context.Context, cfg Config) (*Result, error) {
+	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	dir := cfg.Dir
 	if dir == "" {
-		if dir, err = os.MkdirTemp("", "ringcast-verify-"); err != nil {
-			return nil, err
-		}
-		defer func() {
-			if res == nil || res.Dir == "" {
-				err = errors.Join(err, os.RemoveAll(dir))
-			}
-		}()
-	} else if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		dir, err = os.MkdirTemp("", "ringcast-verify-")
+	} else {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("verify: %w", err)
 	}
 	r := newRun(cfg)
 	if err := r.do(ctx, dir); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("verify: %w; logs: %s", err, dir)
 	}
-	res = &Result{Report: check.Check(r.log.Records(), cfg.options()), Config: cfg, Took: r.log.Now()}
+	res := &Result{Report: check.Check(r.log.Records(), cfg.options()), Config: cfg, Took: r.log.Now()}
 	if len(res.Anomalies) > 0 {
 		res.Dir = dir
-		if err := r.log.Save(filepath.Join(dir, "records")); err != nil {
-			return nil, err
-		}
+		return res, r.log.Save(filepath.Join(dir, "records"))
+	}
+	if cfg.Dir == "" {
+		return res, os.RemoveAll(dir)
 	}
 	return res, nil
 }
@@ -259,13 +256,23 @@ func (r *run) finish(ctx, clientCtx context.Context) {
 	}
 }
 
-// firstPositions are, for each topic, the first known position of the epoch that it is in.
+// firstPositions are, for each topic, the first known position of the epoch that it is in, or a later one that its
+// history reaches back to.
 func (r *run) firstPositions() map[string]record.Position {
-	starts := make(map[string]record.Position)
+	starts, tops := make(map[string]record.Position), make(map[string]uint64)
 	for _, rec := range r.log.Records() {
 		p, start := rec.Position, starts[rec.Topic]
-		if rec.Kind == record.Join && !p.IsZero() && (p.Epoch != start.Epoch || p.Offset < start.Offset) {
+		switch {
+		case rec.Kind == record.OK:
+			tops[rec.Topic] = p.Offset
+		case rec.Kind == record.Join && !p.IsZero() && (p.Epoch != start.Epoch || p.Offset < start.Offset):
 			starts[rec.Topic] = p
+		}
+	}
+	for topic, start := range starts {
+		if top := tops[topic]; top > start.Offset+retained {
+			start.Offset = top - retained
+			starts[topic] = start
 		}
 	}
 	return starts

@@ -11,6 +11,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 
@@ -22,6 +23,7 @@ import (
 type Daemon struct {
 	Log     *zap.Logger          // never nil
 	Metrics *prometheus.Registry // what /metrics shows; a service registers its own collectors
+	Admin   *http.ServeMux       // more pages of the admin listener; a service may register its own at any time
 
 	mu       sync.Mutex
 	checks   []readyCheck
@@ -39,7 +41,7 @@ func New(log *zap.Logger) *Daemon {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &Daemon{Log: log, Metrics: prometheus.NewRegistry()}
+	return &Daemon{Log: log, Metrics: prometheus.NewRegistry(), Admin: http.NewServeMux()}
 }
 
 // ReadyWhen makes readiness depend on check: nil means ready, an error says in one line what is missing. A service

@@ -190,9 +190,10 @@ func expectation(t reflect.Type, value string, err error) string {
 
 // printHelp writes the usage and a table of the variables.
 func printHelp(w io.Writer, name string, vars []variable) error {
-	fmt.Fprintf(w, `usage: %s [--check-config | --help | --version]
+	fmt.Fprintf(w, `usage: %s [--check-config | --probe | --help | --version]
 
   --check-config  check the environment, print "config ok" and exit
+  --probe         ask the running process at ADMIN_ADDR whether it is ready; exit with 0 or 1
   --help          print this text and exit
   --version       print the version and exit
 

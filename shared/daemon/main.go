@@ -27,8 +27,9 @@ const (
 // run in a goroutine of its own; it does not return. C embeds Config, or Main panics.
 //
 // If *C has a method Validate() error, every line of its error is one problem; the embedded Config is validated in any
-// case. All problems go to stderr in one report, and the exit code is 2. The flags are --check-config, --help and
-// --version; anything else on the command line is refused with 2.
+// case. All problems go to stderr in one report, and the exit code is 2. The flags are --check-config, --probe, --help
+// and --version; anything else on the command line is refused with 2. --probe is for health checks of containers: it
+// asks the process with the same environment whether it is ready, and exits with 0 if it is, with 1 if not.
 //
 // The first SIGINT or SIGTERM makes the service not ready, then cancels ctx. run stops what it started and returns; a
 // second signal exits at once. When run returns
@@ -89,6 +90,9 @@ func start[C any](p *process, run func(context.Context, *Daemon, *C) error) int 
 		_, err := fmt.Fprintln(p.stdout, "config ok")
 		return p.print(err)
 	}
+	if mode == modeProbe {
+		return p.probe(base.base().AdminAddr)
+	}
 	return p.serve(base.base(), secrets, func(ctx context.Context, d *Daemon) error { return run(ctx, d, cfg) })
 }
 
@@ -99,6 +103,20 @@ func (p *process) print(err error) int {
 		return exitFailed
 	}
 	return exitClean
+}
+
+// probe prints nothing if the service at addr is ready.
+func (p *process) probe(addr string) int {
+	err := probe(addr, probeTimeout)
+	switch {
+	case err == nil:
+		return exitClean
+	case errors.Is(err, ErrConfig):
+		fmt.Fprintln(p.stderr, err)
+		return exitConfig
+	}
+	fmt.Fprintf(p.stderr, "%s: not ready: %v\n", p.name, err)
+	return exitFailed
 }
 
 // serve sets up a Daemon, calls run, and sees to signals until it returns.
@@ -178,6 +196,7 @@ type mode int
 
 const (
 	modeServe mode = iota
+	modeProbe
 	modeCheck
 	modeVersion
 	modeHelp
@@ -188,6 +207,8 @@ func parseArgs(args []string) (mode, error) {
 	m := modeServe
 	for _, arg := range args {
 		switch arg {
+		case "--probe":
+			m = max(m, modeProbe)
 		case "--check-config":
 			m = max(m, modeCheck)
 		case "--version":

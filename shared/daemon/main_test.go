@@ -279,9 +279,10 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-const helpText = `usage: testd [--check-config | --help | --version]
+const helpText = `usage: testd [--check-config | --probe | --help | --version]
 
   --check-config  check the environment, print "config ok" and exit
+  --probe         ask the running process at ADMIN_ADDR whether it is ready; exit with 0 or 1
   --help          print this text and exit
   --version       print the version and exit
 

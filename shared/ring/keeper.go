@@ -2,6 +2,7 @@ package ring
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -90,4 +91,26 @@ func (k *Keeper) rememberLocked(r *Ring) bool {
 	k.past = slices.Insert(k.past, at, r)
 	k.past = k.past[:min(len(k.past), maxKnown-1)]
 	return true
+}
+
+// Status says which ring a node uses, for operators and for whoever compares nodes.
+type Status struct {
+	ID         string   `json:"id"`
+	Role       string   `json:"role"` // gateway or topicserver
+	Version    uint64   `json:"version"`
+	Content    string   `json:"content"` // the ring's Hash in hex
+	Servers    []string `json:"servers"`
+	FileStale  bool     `json:"file_stale"`  // the ring came from a peer and is newer than the node's file
+	FileFailed bool     `json:"file_failed"` // the node's file is of no use
+	Pending    int      `json:"pending"`     // topics that the node has and the ring gives to others
+}
+
+// Status fills in what the ring in use says.
+func (k *Keeper) Status(id, role string) Status {
+	r := k.Current()
+	s := Status{ID: id, Role: role, Version: r.Version(), Content: fmt.Sprintf("%016x", r.Hash())}
+	for _, server := range r.Servers() {
+		s.Servers = append(s.Servers, server.ID)
+	}
+	return s
 }

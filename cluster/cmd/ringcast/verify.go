@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -23,7 +22,7 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	fs.IntVar(&cfg.Topics, "topics", 10, "topics")
 	fs.IntVar(&cfg.Publishers, "publishers", 4, "clients that publish")
 	fs.IntVar(&cfg.Subscribers, "subscribers", 12, "clients that subscribe")
-	fs.IntVar(&cfg.Window, "window", 8, "publishes of one publisher that may be unanswered")
+	fs.IntVar(&cfg.Window, "window", 4, "publishes of one publisher to one topic that may be unanswered")
 	fs.Float64Var(&cfg.Rate, "rate", 200, "publishes per second, all publishers together")
 	fs.Float64Var(&cfg.Scale, "scale", 0.2, "multiplies the waits of the clients, which are those of phoenix.js")
 	fs.DurationVar(&cfg.HealWithin, "heal", 10*time.Second, "how long recovery from the last fault may take")
@@ -55,6 +54,9 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	if *seeds < 1 {
 		return fmt.Errorf("%w: seeds is %d: must be 1 or more", errUsage, *seeds)
 	}
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
 	cfg.NoPositions = !*positions
 	if !*quiet {
 		cfg.Log = out
@@ -62,25 +64,29 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	if *seed == 0 {
 		*seed = rand.Uint64N(1_000_000) + 1
 	}
+	return verifySeeds(ctx, out, cfg, *seed, *seeds, func(seed uint64) string { return repeat(fs, seed) })
+}
+
+// verifySeeds runs one verification after the other. Command is what repeats the one with a seed.
+func verifySeeds(ctx context.Context, out io.Writer, cfg verify.Config, seed uint64, seeds int, command func(seed uint64) string) error {
 	bad, dir := 0, cfg.Dir
-	for i := range uint64(*seeds) {
-		cfg.Seed = *seed + i
-		if *seeds > 1 && dir != "" {
+	for i := range seeds {
+		cfg.Seed = seed + uint64(i)
+		if seeds > 1 && dir != "" {
 			cfg.Dir = filepath.Join(dir, fmt.Sprint("seed-", cfg.Seed))
 		}
-		again := repeat(fs, cfg.Seed)
-		fmt.Fprintln(out, again)
+		fmt.Fprintln(out, command(cfg.Seed))
 		res, err := verify.Run(ctx, cfg)
 		if err != nil {
 			return err
 		}
-		res.Print(out, again)
+		res.Print(out, command(cfg.Seed))
 		if len(res.Anomalies) > 0 {
 			bad++
 		}
 	}
 	if bad > 0 {
-		return errors.New("verify: " + fmt.Sprintf("anomalies with %d of %d seeds", bad, *seeds))
+		return fmt.Errorf("verify: anomalies with %d of %d seeds", bad, seeds)
 	}
 	return nil
 }

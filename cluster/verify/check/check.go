@@ -52,6 +52,9 @@ type Options struct {
 	Positions bool
 	// Lossless says that no fault may cost a topic its past: then a client that is told of a gap is an anomaly too.
 	Lossless bool
+	// Retained is how many messages of a topic its history keeps for sure: who missed more may be told of a gap in any case.
+	// 0 means all.
+	Retained uint64
 	// HealWithin bounds the time from heal to a publish that succeeds, on every topic. Default 10 s.
 	HealWithin time.Duration
 	// MaxPause, if set, is the longest time that publishes of a topic may go unacknowledged between two that are.

@@ -86,13 +86,18 @@ func (w *walk) join(r *record.Record) {
 		w.c.report(Skip, involved, "%s asked to resume %s from %v, and was resumed from %v", w.s.actor, w.t.name, r.Asked, r.Position)
 	case r.Recovered && w.known && r.Asked != w.last:
 		w.c.report(Skip, involved, "%s resumed %s from %v, but was at %v", w.s.actor, w.t.name, r.Asked, w.last)
-	case !r.Recovered && w.c.opts.Lossless:
+	case !r.Recovered && w.c.opts.Lossless && !w.c.outgrown(r):
 		w.c.report(Skip, involved, "%s was told of a gap on %s after %v, and no fault explains it", w.s.actor, w.t.name, r.Asked)
 	}
 	if w.known && r.Position.Epoch == w.last.Epoch && r.Position.Offset < w.last.Offset {
 		w.c.report(Forward, involved, "%s was at %v of %s, and joined again at %v", w.s.actor, w.last, w.t.name, r.Position)
 	}
 	w.known, w.last = true, r.Position
+}
+
+// outgrown reports whether the history need not reach back to what a join asked for.
+func (c *checker) outgrown(r *record.Record) bool {
+	return c.opts.Retained > 0 && r.Position.Epoch == r.Asked.Epoch && r.Position.Offset > r.Asked.Offset+c.opts.Retained
 }
 
 func (w *walk) recv(r *record.Record) {

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// errNotReady ends the program with exit code 1 after the verdict was printed.
+var errNotReady = errors.New("the nodes do not agree")
+
+// runRingReady asks each node, by the URL of its admin listener, which ring it uses.
+func runRingReady(ctx context.Context, out io.Writer, args []string) error {
+	fs := flag.NewFlagSet("ring ready", flag.ContinueOnError)
+	timeout := fs.Duration("timeout", 5*time.Second, "how long to wait for a node")
+	if err := parse(fs, out, args, 1, -1, "[-timeout DURATION] ADMIN-URL…"); err != nil {
+		return err
+	}
+	var nodes []ring.Status
+	var down []string
+	for _, url := range fs.Args() {
+		status, err := ringStatus(ctx, url, *timeout)
+		if err != nil {
+			down = append(down, fmt.Sprintf("%s (%v)", url, err))
+			continue
+		}
+		nodes = append(nodes, status)
+	}
+	verdict, ok := judgeRings(nodes, down)
+	fmt.Fprintln(out, verdict)
+	if !ok {
+		return errNotReady
+	}
+	return nil
+}
+
+func ringStatus(ctx context.Context, url string, timeout time.Duration) (status ring.Status, err error) {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/ring", nil)
+	if err != nil {
+		return status, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return status, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return status, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return status, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&status)
+}
+
+// judgeRings says whether all nodes use one ring and no topic is on its way any more.
+func judgeRings(nodes []ring.Status, down []string) (verdict string, ok bool) {
+	if len(down) > 0 {
+		return fmt.Sprintf("FALSE %s down. All nodes need to be up to check.", strings.Join(down, ", ")), false
+	}
+	first := nodes[0]
+	for _, n := range nodes[1:] {
+		if n.Version != first.Version || n.Content != first.Content {
+			return fmt.Sprintf("FALSE node %s has ring v%d (%s) and node %s has ring v%d (%s)",
+				first.ID, first.Version, first.Content, n.ID, n.Version, n.Content), false
+		}
+	}
+	for _, n := range nodes {
+		if n.Pending > 0 {
+			return fmt.Sprintf("FALSE node %s has %d topics that ring v%d gives to others", n.ID, n.Pending, n.Version), false
+		}
+	}
+	return fmt.Sprintf("TRUE all nodes agree on ring v%d [%s]", first.Version, strings.Join(first.Servers, ", ")), true
+}
