@@ -12,6 +12,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/console"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 )
@@ -31,7 +32,38 @@ func (g *Gateway) newApp() *fiber.App {
 		// The connection leaves this library right after the handshake; small buffers are all it needs.
 		ReadBufferSize: 256, WriteBufferSize: 256,
 	}))
+	app.Get("/api/cluster", g.clusterView)
+	console.Register(app)
 	return app
+}
+
+// clusterView answers with what this gateway knows of the cluster, as JSON; with a topic parameter also with its owner.
+// It names topic servers but not their addresses: whoever may connect to the gateway may see it.
+func (g *Gateway) clusterView(c *fiber.Ctx) error {
+	type server struct {
+		ID     string `json:"id"`
+		Weight int    `json:"weight"`
+	}
+	rg := g.router.Rings().Current()
+	var servers []server
+	for _, s := range rg.Servers() {
+		servers = append(servers, server{s.ID, s.Weight})
+	}
+	var owner string
+	if topic := c.Query("topic"); topic != "" {
+		owner = rg.Owner(topic).ID
+	}
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	return c.JSON(struct {
+		Gateway      string   `json:"gateway"`
+		Ready        bool     `json:"ready"`
+		Sessions     int      `json:"sessions"`
+		RingVersion  uint64   `json:"ring_version"`
+		LanesUp      int      `json:"lanes_up"`
+		Lanes        int      `json:"lanes"`
+		TopicServers []server `json:"topic_servers"`
+		Owner        string   `json:"owner,omitempty"`
+	}{g.cfg.ID, g.Ready() == nil, g.loops.Conns(), rg.Version(), g.router.Stats().LanesUp, len(servers) * g.cfg.Lanes, servers, owner})
 }
 
 // httpError answers a failed request with its status and one line of text.

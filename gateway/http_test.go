@@ -26,7 +26,7 @@ func TestHandshake(t *testing.T) {
 		{"key that is no base64", handshake(target, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), 400, "", "invalid Sec-WebSocket-Key\n"},
 		{"key of 15 bytes", handshake(target, "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1"), 400, "", "invalid Sec-WebSocket-Key\n"},
 		{"unknown path", handshake("/socket/longpoll"), 404, "", "Cannot GET /socket/longpoll\n"},
-		{"root", handshake("/"), 404, "", "Cannot GET /\n"},
+		{"root", handshake("/"), 200, "Content-Type: text/html; charset=utf-8", ""},
 		{"vsn 3.0.0", handshake("/socket/websocket?vsn=3.0.0"), 403, "", "unsupported vsn \"3.0.0\": want 1.0.0 or 2.0.0\n"},
 		{"vsn x", handshake("/socket/websocket?vsn=x"), 403, "", "unsupported vsn \"x\": want 1.0.0 or 2.0.0\n"},
 		{"long vsn", handshake("/socket/websocket?vsn=" + strings.Repeat("1", 500)), 403, "",

@@ -1,0 +1,272 @@
+package cluster_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+)
+
+// clientResult is what a client program says of one scenario.
+type clientResult struct {
+	Client, Version, Scenario, Result, Detail string
+}
+
+// clientLine is one line of a client program's output: a result, or something to be done to the cluster.
+type clientLine struct {
+	clientResult
+	Ask     string `json:"ask"`
+	Gateway int    `json:"gateway"`
+}
+
+// clientSite is a cluster of processes that a client program drives and breaks.
+type clientSite struct {
+	*site
+	gateways []*gatewayProc
+}
+
+func newClientSite(t *testing.T) *clientSite {
+	t.Helper()
+	s := &clientSite{site: newSite(t)}
+	s.topicserver("ts-a")
+	s.topicserver("ts-b")
+	for range 2 {
+		s.add()
+	}
+	return s
+}
+
+func (s *clientSite) add() *gatewayProc {
+	s.t.Helper()
+	g := s.gateway(fmt.Sprintf("GATEWAY_ID=ws%d", len(s.gateways)+1))
+	s.gateways = append(s.gateways, g)
+	return g
+}
+
+// Unmodified client libraries, driven by Node programs, against two gateways.
+func TestRealClients(t *testing.T) {
+	scripts := needNode(t)
+	s := newClientSite(t)
+	urls := []string{s.gateways[0].url(), s.gateways[1].url()}
+	var all []clientResult
+	for _, program := range [][]string{
+		{"phoenix.mjs", "1.3"}, {"phoenix.mjs", "1.4"}, {"phoenix.mjs", "1.5"}, {"phoenix.mjs", "1.6"}, {"phoenix.mjs", "1.7"}, {"phoenix.mjs", "1.8"},
+		{"realtime.mjs"},
+	} {
+		t.Run(strings.Join(program, " "), func(t *testing.T) {
+			args := append([]string{filepath.Join(scripts, "clients", program[0])}, program[1:]...)
+			results := s.drive(t, nil, append(args, urls...)...)
+			all = append(all, results...)
+		})
+	}
+	report(t, "realclients.txt", all)
+}
+
+// drive runs a Node program, does to the cluster what it asks for, and fails the test for each scenario that failed.
+func (s *clientSite) drive(t *testing.T, env []string, args ...string) []clientResult {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "node", args...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.SysProcAttr = dieWithParent()
+	var stderr output
+	cmd.Stderr = &stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var results []clientResult
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		var line clientLine
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			t.Fatalf("%v in the output line %s", err, lines.Text())
+		}
+		if line.Ask != "" {
+			s.do(t, stdin, line)
+			continue
+		}
+		results = append(results, line.clientResult)
+		say := t.Errorf
+		if line.Result == "ok" || line.Result == "n/a" {
+			say = t.Logf
+		}
+		say("%s %s, %s: %s %s", line.Client, line.Version, line.Scenario, line.Result, line.Detail)
+	}
+	if err := cmd.Wait(); err != nil || lines.Err() != nil {
+		t.Errorf("node %v: %v %v", args, err, lines.Err())
+	}
+	if len(results) == 0 || t.Failed() {
+		t.Errorf("%d results; stderr:\n%s", len(results), stderr.String())
+	}
+	return results
+}
+
+// do does to the cluster what a program asks for, and answers it with the gateway's URL.
+func (s *clientSite) do(t *testing.T, answer io.Writer, line clientLine) {
+	t.Helper()
+	if line.Gateway < 0 || line.Gateway >= len(s.gateways) {
+		t.Fatalf("asked for gateway %d of %d", line.Gateway, len(s.gateways))
+	}
+	g := s.gateways[line.Gateway]
+	switch line.Ask {
+	case "kill":
+		g.kill()
+	case "term":
+		g.signal(syscall.SIGTERM)
+		g.exits(0)
+	case "start":
+		g.start(s.t)
+	case "add":
+		g = s.add()
+	default:
+		t.Fatalf("asked for %q", line.Ask)
+	}
+	if err := json.NewEncoder(answer).Encode(map[string]string{"url": g.url()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// report logs the results as a table, and leaves it in the directory for what tests make.
+func report(t *testing.T, name string, results []clientResult) {
+	t.Helper()
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "client\tversion\tscenario\tresult")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Client, r.Version, r.Scenario, r.Result)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("\n%s", text.String())
+	if err := os.WriteFile(filepath.Join(artefacts(t), name), []byte(text.String()), 0o644); err != nil {
+		t.Error(err)
+	}
+}
+
+// artefacts returns the directory for what tests make for people to look at. It is not checked in.
+func artefacts(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../artefacts")
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// needNode returns the scripts directory, whose Node packages are installed then. It skips the test without node and npm.
+func needNode(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"node", "npm"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("%s is not installed: no client library has been tried", name)
+		}
+	}
+	dir, err := installed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// installed returns the scripts directory after it has brought node_modules up to the lock file.
+var installed = sync.OnceValues(func() (string, error) {
+	dir, err := filepath.Abs("../scripts")
+	if err != nil {
+		return "", err
+	}
+	missing, err := missingPackage(dir)
+	if err != nil || missing == "" {
+		return dir, err
+	}
+	out, err := exec.Command("npm", "ci", "--prefix", dir, "--no-audit", "--no-fund").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s is missing and npm ci failed: %w\n%s", missing, err, out)
+	}
+	return dir, nil
+})
+
+// missingPackage returns a package of the lock file that node_modules lacks or has in another version, "" if there is
+// none. Optional ones, which are for other platforms, do not count.
+func missingPackage(dir string) (string, error) {
+	type lock struct {
+		Packages map[string]struct {
+			Version  string
+			Optional bool
+		}
+	}
+	var want lock
+	data, err := os.ReadFile(filepath.Join(dir, "package-lock.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &want)
+	}
+	if err != nil {
+		return "", err
+	}
+	for path, p := range want.Packages {
+		if path != "" && !p.Optional && packageVersion(filepath.Join(dir, path)) != p.Version {
+			return path, nil
+		}
+	}
+	return "", nil
+}
+
+// packageVersion returns the version of an installed package, "" if it is not there or broken.
+func packageVersion(dir string) string {
+	var have struct{ Version string }
+	data, err := os.ReadFile(filepath.Join(dir, "package.json"))
+	if err != nil || json.Unmarshal(data, &have) != nil {
+		return ""
+	}
+	return have.Version
+}
+
+func TestMissingPackage(t *testing.T) {
+	dir := t.TempDir()
+	write := func(path, text string) {
+		t.Helper()
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(when, want string) {
+		t.Helper()
+		if got, err := missingPackage(dir); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", when, got, err, want)
+		}
+	}
+	if _, err := missingPackage(dir); err == nil {
+		t.Error("no error without a lock file")
+	}
+	write("package-lock.json", `{"packages": {"": {"name": "x"}, "node_modules/a": {"version": "1.2.3"},
+		"node_modules/for-others": {"version": "1.0.0", "optional": true}}}`)
+	expect("nothing installed", "node_modules/a")
+	write("node_modules/a/package.json", `{"version": "1.2.2"}`)
+	expect("an older version", "node_modules/a")
+	write("node_modules/a/package.json", `{`)
+	expect("a broken package", "node_modules/a")
+	write("node_modules/a/package.json", `{"version": "1.2.3"}`)
+	expect("all is there", "")
+}

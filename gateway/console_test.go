@@ -1,0 +1,58 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestClusterView(t *testing.T) {
+	s := serve(t)
+	idle := s.dial()
+	idle.write(handshake(target) + text(heartbeat))
+	idle.answer()
+	idle.frame()
+	for _, tt := range []struct{ name, query, owner string }{
+		{"no topic", "", ""},
+		{"a topic", "?topic=room:lobby", `,"owner":"ts"`},
+		{"an empty topic", "?topic=", ""},
+		{"a topic that is none", "?topic=%00%ff%22", `,"owner":"ts"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := s.dial()
+			w.t = t
+			w.write("GET /api/cluster" + tt.query + " HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n")
+			resp, body := w.answer()
+			want := `{"gateway":"gw","ready":false,"sessions":1,"ring_version":1,"lanes_up":0,"lanes":2,"topic_servers":[{"id":"ts","weight":1}]` +
+				tt.owner + "}"
+			if resp.StatusCode != http.StatusOK || body != want {
+				t.Errorf("got %d %s\n\twant %s", resp.StatusCode, body, want)
+			}
+			if !json.Valid([]byte(body)) || resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("headers: %v", resp.Header)
+			}
+			if cors := resp.Header.Get("Access-Control-Allow-Origin"); cors != "" {
+				t.Errorf("pages of others may read it: %s", cors)
+			}
+		})
+	}
+}
+
+// A browser that has the page open keeps its HTTP connections. They do not hold up a stop.
+func TestStopDoesNotWaitForThePage(t *testing.T) {
+	s := serve(t)
+	w := s.dial()
+	w.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	if resp, body := w.answer(); resp.StatusCode != http.StatusOK || !strings.Contains(body, "<title>ringcast</title>") {
+		t.Fatalf("GET /: %d %s", resp.StatusCode, body)
+	}
+	begin := time.Now()
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > handshakeTimeout/2 {
+		t.Errorf("stopping took %v", took)
+	}
+}
