@@ -197,6 +197,13 @@ func (b *broker) turn(every int) bool {
 	return b.count%every == 0
 }
 
+// turns is how often turn was called.
+func (b *broker) turns() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.count
+}
+
 func (b *broker) publish(c *brokerConn, t *brokerTopic, f phx.Frame) {
 	var parts []json.RawMessage
 	var opts struct{ ID string }

@@ -106,16 +106,16 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 		if err := errors.Join(err1, err2, os.MkdirAll(filepath.Dir(n.ringFile()), 0o755)); err != nil {
 			return err
 		}
-		common := []string{"RING_FILE=" + n.ringFile(), "ADMIN_ADDR=" + n.admin, "LOG_FORMAT=console"}
+		n.env = []string{"RING_FILE=" + n.ringFile(), "ADMIN_ADDR=" + n.admin, "LOG_FORMAT=console"}
 		if i < cfg.Gateways {
 			n.binary = filepath.Join(bin, "gateway")
-			n.env = append(common, "GATEWAY_ID="+id, "GATEWAY_ADDR="+n.addr, fmt.Sprint("MAX_QUEUE_BYTES=", queueBytes))
+			n.env = append(n.env, "GATEWAY_ID="+id, "GATEWAY_ADDR="+n.addr, fmt.Sprint("MAX_QUEUE_BYTES=", queueBytes))
 			d.gateways = append(d.gateways, n)
 			d.urls = append(d.urls, "ws://"+n.addr+"/socket")
 			continue
 		}
 		n.binary = filepath.Join(bin, "topicserver")
-		n.env = append(common, "TOPICSERVER_ID="+id, "TOPICSERVER_ADDR="+n.addr, "TOPIC_IDLE=1h",
+		n.env = append(n.env, "TOPICSERVER_ID="+id, "TOPICSERVER_ADDR="+n.addr, "TOPIC_IDLE=1h",
 			"HISTORY_SIZE=100000", fmt.Sprint("HISTORY_BYTES=", historyBytes), "HISTORY_TTL=1h", "HISTORY_IDS=30000")
 		d.servers = append(d.servers, n)
 		proxy, err := chaos.Listen(n.addr, ids)
@@ -188,7 +188,8 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 }
 
 // resize edits the ring to have so many topic servers: it starts the new ones, edits every node's file in an order by
-// rng, and stops those that are no longer named when they have no topics any more or have had time for that.
+// rng, and stops those that are no longer named when all topic servers use that ring and they have no topics any more, or
+// have had time for that.
 func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
@@ -227,9 +228,14 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 	}
 	bounded, cancel := context.WithTimeout(ctx, idle)
 	defer cancel()
+	for _, n := range d.servers {
+		if slices.Contains(removed, n) || slices.Contains(members, n.id) {
+			n.waitMetric(bounded, "ring_version", version)
+		}
+	}
 	var errs []error
 	for _, n := range removed {
-		n.waitIdle(bounded)
+		n.waitMetric(bounded, "topics", 0)
 		errs = append(errs, n.stop())
 	}
 	return errors.Join(errs...)

@@ -45,7 +45,11 @@ func standIn() {
 		if os.Getenv("TOPICSERVER_ID") == "verify-ts-03" {
 			topics = 1 // and never fewer
 		}
-		fmt.Fprintf(w, "a 1\nringcast_topic_topics %d\nb 2\n", topics)
+		version := uint64(0)
+		if rg, err := ring.Load(os.Getenv("RING_FILE")); err == nil {
+			version = rg.Version()
+		}
+		fmt.Fprintf(w, "a 1\nringcast_topic_topics %d\nringcast_topic_ring_version %d\nb 2\n", topics, version)
 	})
 	http.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	go func() { _ = http.ListenAndServe(os.Getenv("ADMIN_ADDR"), nil) }()
@@ -216,7 +220,7 @@ func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	if err := errors.Join(d.writeRings([]*node{slow}, 9, []string{slow.id}, 1), slow.start(), slow.waitReady(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	if slow.waitIdle(ctx); ctx.Err() == nil {
+	if slow.waitMetric(ctx, "topics", 0); ctx.Err() == nil {
 		t.Error("a server with a topic counts as idle")
 	}
 	_ = d.stop() // verify-ts-02 ends badly

@@ -146,11 +146,12 @@ func (n *node) waitReady(ctx context.Context) error {
 	}
 }
 
-// waitIdle waits until a topic server has no topics, has ended, or ctx ends.
-func (n *node) waitIdle(ctx context.Context) {
+// waitMetric waits until a gauge of a topic server has a value, the server has ended, or ctx ends.
+func (n *node) waitMetric(ctx context.Context, name string, value uint64) {
+	line := fmt.Sprintf("\nringcast_topic_%s %d\n", name, value)
 	for {
 		status, text := n.ask(ctx, "/metrics")
-		if status == 0 || strings.Contains(text, "\nringcast_topic_topics 0\n") || !sleep(ctx, poll) {
+		if status == 0 || strings.Contains(text, line) || !sleep(ctx, poll) {
 			return
 		}
 	}

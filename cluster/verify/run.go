@@ -67,6 +67,7 @@ type run struct {
 	cfg     Config
 	log     *record.Log
 	topics  []string
+	enough  func() bool // if set, publishing goes on until it is true
 	cluster *deployment
 	main    *record.Actor
 
@@ -197,6 +198,8 @@ func (r *run) publish(ctx context.Context, disturb func(context.Context)) {
 	begun := time.Now()
 	disturb(ctx)
 	sleep(ctx, r.cfg.Duration-time.Since(begun))
+	for r.enough != nil && !r.enough() && sleep(ctx, poll) {
+	}
 	stop()
 	all.Wait()
 	for deadline := time.Now().Add(drainTime); time.Now().Before(deadline); {

@@ -1,7 +1,9 @@
 package chaos
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -68,7 +70,7 @@ func (c *conn) greet() ([]byte, bool) {
 		n, err := c.near.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		found = c.proxy.identify(buf)
-		if timeout, is := err.(net.Error); is && timeout.Timeout() {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
 		}
 		if err != nil {

@@ -230,6 +230,18 @@ func TestAnomalies(t *testing.T) {
 			join final e:0 e:0
 			recv final e:1 m1
 			end`, positions, []string{Stuck, LostWrite}},
+		{"acknowledged in an epoch that nobody was told of", `
+			join s1 e:0
+			begin p1 m1
+			ok p1 m1 f:1
+			end`, positions, []string{Stuck, LostWrite}},
+		{"the same, after a resume", `
+			join s1 e:0
+			begin p1 m1
+			ok p1 m1 f:1
+			close s1
+			join s1 e:0 e:0
+			end`, positions, []string{Stuck, LostWrite}},
 		{"never published", "join s1 e:0 \n recv s1 e:1 m1", positions, []string{Phantom}},
 		{"other bytes", "join s1 e:0 \n begin p1 m1 \n recv s1 e:1 m1 other", positions, []string{Phantom}},
 		{"another topic", "join s1 e:0 \n begin p1 m1/b \n recv s1 e:1 m1", positions, []string{Phantom}},

@@ -17,6 +17,7 @@ type walk struct {
 	prev  *record.Record  // the record last is from
 	at    *record.Record  // the record walked last
 	holes []hole
+	start *record.Record // the join since which the client was told of no gap
 }
 
 // hole is a range of offsets that a client did not get and was not told of.
@@ -92,6 +93,9 @@ func (w *walk) join(r *record.Record) {
 	if w.known && r.Position.Epoch == w.last.Epoch && r.Position.Offset < w.last.Offset {
 		w.c.report(Forward, involved, "%s was at %v of %s, and joined again at %v", w.s.actor, w.last, w.t.name, r.Position)
 	}
+	if w.start == nil || r.Asked.IsZero() || !r.Recovered {
+		w.start = r
+	}
 	w.known, w.last = true, r.Position
 }
 
@@ -153,15 +157,28 @@ func (w *walk) checkEnd(top record.Position, topRecord *record.Record) {
 	w.c.counts.Subscribers++
 	if w.last == top || topRecord == nil {
 		w.c.counts.FinalPositionsSeen++
-		return
+	} else {
+		w.c.report(Stuck, []*record.Record{w.prev, topRecord}, "%s ended at %v of %s, which is at %v", w.s.actor, w.last, w.t.name, top)
 	}
-	w.c.report(Stuck, []*record.Record{w.prev, topRecord}, "%s ended at %v of %s, which is at %v", w.s.actor, w.last, w.t.name, top)
 	for _, o := range w.t.acks {
-		p := o.end.Position
-		if p.Epoch == w.last.Epoch && p.Offset > w.last.Offset && o.end.T < w.c.end.T {
-			w.c.report(LostWrite, []*record.Record{o.invoke, o.end, w.prev},
-				"%s never received %s, acknowledged at %v of %s", w.s.actor, o.invoke.ID, p, w.t.name)
+		if w.lost(o) {
+			w.c.report(LostWrite, []*record.Record{w.start, o.invoke, o.end, w.prev},
+				"%s never received %s, acknowledged at %v of %s", w.s.actor, o.invoke.ID, o.end.Position, w.t.name)
 			return
 		}
+	}
+}
+
+// lost reports whether a client that is joined at the end should have received a publish that it has not: one behind its
+// last position, or one of another epoch although it was told of none.
+func (w *walk) lost(o *op) bool {
+	p := o.end.Position
+	switch {
+	case o.invoke == nil || p.IsZero() || o.end.T > w.c.end.T:
+		return false
+	case p.Epoch == w.last.Epoch:
+		return p.Offset > w.last.Offset
+	default:
+		return w.start != nil && o.invoke.T > w.start.T
 	}
 }
