@@ -11,19 +11,16 @@ import (
 // new connection, or to a new owner.
 type publish struct {
 	req   linkpb.Publish
-	local *Local // where done runs; nil: on whatever goroutine has the outcome
+	local *Local // where done runs
 	done  func(Outcome)
 	since time.Time
 }
 
-// finish calls done with the outcome, where it belongs.
-func (p *publish) finish(o Outcome) {
-	if p.local == nil {
-		p.done(o)
-		return
-	}
-	p.local.loop.Post(func() { p.done(o) })
-}
+// finish calls done with the outcome, on its loop.
+func (p *publish) finish(o Outcome) { p.local.loop.Post(func() { p.done(o) }) }
+
+// size is about the memory that the publish keeps.
+func (p *publish) size() int { return len(p.req.Payload) + len(p.req.Event) + len(p.req.Topic) + 128 }
 
 // flow is the way of one topic's publishes. It keeps their order when the topic gets a new owner: what was sent to the
 // old one is answered before anything goes to the new one.
@@ -44,8 +41,12 @@ type flow struct {
 	parked  []*publish
 }
 
-// maxParked bounds the publishes of one topic that wait for a new owner.
-const maxParked = 4096
+const (
+	// maxParked bounds the publishes of one topic that wait for a new owner.
+	maxParked = 4096
+	// maxParkedBytes bounds what the waiting publishes of all topics take.
+	maxParkedBytes = 32 << 20
+)
 
 // busy reports whether any publish is on its way.
 func (fl *flow) busy() bool { return fl.flights > 0 || fl.waits() }
@@ -61,10 +62,11 @@ func (fl *flow) add(p *publish) linkpb.Code {
 	if fl.lane == fl.target && !fl.waits() {
 		return fl.send(p)
 	}
-	if len(fl.parked) >= maxParked {
+	if len(fl.parked) >= maxParked || fl.lane.r.parked.Load() >= maxParkedBytes {
 		return linkpb.Code_OVERLOADED
 	}
 	fl.parked = append(fl.parked, p)
+	fl.lane.r.parked.Add(int64(p.size()))
 	return linkpb.Code_OK
 }
 
@@ -77,18 +79,21 @@ func (fl *flow) send(p *publish) linkpb.Code {
 }
 
 // landed takes note that a publish sent over lane has its outcome. One that the server does not own is sent again:
-// at once if the ring names another owner by now, else when it does, or after a while.
+// at once if the ring names another owner by now, else when it does, or after a while. Afterwards fl.lane is to be
+// flushed.
 func (fl *flow) landed(p *publish, notOwner bool) {
 	fl.flights--
 	if notOwner {
 		fl.bounced = append(fl.bounced, p)
+		fl.lane.r.parked.Add(int64(p.size()))
 	}
-	if fl.lane != fl.target {
+	if fl.lane != fl.target || !notOwner {
 		fl.proceed()
 	}
 }
 
-// proceed sends what waits, once everything sent before has its outcome.
+// proceed sends what waits, as far as the lane takes it, once everything sent before has its outcome. Afterwards fl.lane
+// is to be flushed.
 func (fl *flow) proceed() {
 	if fl.flights > 0 {
 		return
@@ -96,8 +101,14 @@ func (fl *flow) proceed() {
 	fl.lane = fl.target
 	waiting := append(fl.bounced, fl.parked...)
 	fl.bounced, fl.parked = nil, nil
-	for _, p := range waiting {
-		if code := fl.send(p); code != linkpb.Code_OK {
+	for i, p := range waiting {
+		code := fl.send(p)
+		if code == linkpb.Code_OVERLOADED {
+			fl.parked = waiting[i:] // they go on when these have landed, or with retry
+			return
+		}
+		fl.lane.r.parked.Add(-int64(p.size()))
+		if code != linkpb.Code_OK {
 			p.finish(refusal(code))
 		}
 	}
@@ -111,6 +122,7 @@ func (fl *flow) expire(now time.Time, timeout time.Duration) {
 			if now.Sub(p.since) < timeout {
 				kept = append(kept, p)
 			} else {
+				fl.lane.r.parked.Add(-int64(p.size()))
 				p.finish(refusal(linkpb.Code_UNAVAILABLE))
 			}
 		}
@@ -133,7 +145,7 @@ func (r *Router) publish(p *publish) (*lane, linkpb.Code) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sub := r.entryLocked(s, p.req.Topic)
-	if sub.unused() {
+	if _, idle := s.idle[sub.name]; !idle && sub.unused() {
 		s.idle[sub.name] = p.since
 	}
 	code := sub.flow.add(p)

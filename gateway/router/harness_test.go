@@ -2,10 +2,12 @@ package router
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +42,8 @@ type owner struct {
 
 	// greeting makes the first item of a lane; nil means a Welcome from id.
 	greeting func() (linkpb.Kind, linkpb.Item)
+	instance atomic.Uint64 // of the process that the owner plays
+	mute     atomic.Bool   // pings are not answered
 }
 
 // gate is a listener that can be down: then it hangs up on whoever calls.
@@ -66,6 +70,8 @@ type up struct {
 	kind  linkpb.Kind
 	topic string
 	ref   uint64
+	id    [2]uint64 // of a publish
+	since []*linkpb.Position
 	text  string // all that matters of it
 }
 
@@ -77,8 +83,9 @@ func newOwner(t *testing.T, id string) *owner {
 	}
 	o := &owner{t: t, id: id, gate: &gate{Listener: lis}, ups: make(chan up, 4096)}
 	o.greeting = func() (linkpb.Kind, linkpb.Item) {
-		return linkpb.KindWelcome, &linkpb.Welcome{Server: id, RingVersion: 1}
+		return linkpb.KindWelcome, &linkpb.Welcome{Server: id, RingVersion: 1, Instance: o.instance.Load()}
 	}
+	o.instance.Store(1)
 	return o
 }
 
@@ -99,7 +106,13 @@ func (o *owner) handle(wire *link.Lane) {
 	_ = wire.Receive(func(kind linkpb.Kind, body []byte) error {
 		o.busy.Lock()
 		defer o.busy.Unlock()
-		u.kind, u.ref = kind, 0
+		if kind == linkpb.KindUpPing {
+			if !o.mute.Load() {
+				u.send(linkpb.KindDownPing, &linkpb.Ping{})
+			}
+			return nil
+		}
+		u.kind, u.ref, u.id, u.since = kind, 0, [2]uint64{}, nil
 		if err := u.decode(body); err != nil {
 			o.t.Errorf("owner %s: %v", o.id, err)
 		}
@@ -124,6 +137,11 @@ func (u *up) decode(body []byte) error {
 		var m linkpb.Subscribe
 		err := m.UnmarshalVT(body)
 		u.topic, u.ref, u.text = m.Topic, m.Ref, "subscribe "+m.Topic
+		slices.SortFunc(m.Since, func(a, b *linkpb.Position) int { return cmp.Compare(a.Epoch, b.Epoch) })
+		u.since = m.Since
+		for _, p := range m.Since {
+			u.text += fmt.Sprintf(" since %d:%d", p.Epoch, p.Offset)
+		}
 		return err
 	case linkpb.KindUnsubscribe:
 		var m linkpb.Unsubscribe
@@ -144,6 +162,12 @@ func (u *up) decode(body []byte) error {
 		var m linkpb.Publish
 		err := m.UnmarshalVT(body)
 		u.topic, u.ref, u.text = m.Topic, m.Ref, fmt.Sprintf("publish %s %s %s", m.Topic, m.Event, m.Payload)
+		u.id = [2]uint64{m.IdHigh, m.IdLow}
+		return err
+	case linkpb.KindUpRing:
+		var m linkpb.Ring
+		err := m.UnmarshalVT(body)
+		u.text = fmt.Sprintf("ring %d", m.Version)
 		return err
 	}
 	return fmt.Errorf("item of kind %d", u.kind)
@@ -183,6 +207,37 @@ func (u up) accept(epoch, offset uint64) {
 	u.send(linkpb.KindReply, &linkpb.Reply{Ref: u.ref, Position: &linkpb.Position{Epoch: epoch, Offset: offset}})
 }
 
+// recover answers a Subscribe with what follows an offset, up to top, in one batch.
+func (u up) recover(epoch, from, top uint64) {
+	u.wire.Append(linkpb.KindReply, u.answer(epoch, top, from, top-from))
+	for offset := from + 1; offset <= top; offset++ {
+		u.wire.Append(linkpb.KindMessage, messageItem(u.topic, epoch, offset))
+	}
+	u.wire.Flush()
+}
+
+// reply announces replayed messages that follow an offset, without sending them.
+func (u up) reply(epoch, top, from, replayed uint64) {
+	u.send(linkpb.KindReply, u.answer(epoch, top, from, replayed))
+}
+
+func (u up) answer(epoch, top, from, replayed uint64) *linkpb.Reply {
+	return &linkpb.Reply{
+		Ref: u.ref, Position: &linkpb.Position{Epoch: epoch, Offset: top},
+		From: &linkpb.Position{Epoch: epoch, Offset: from}, Replayed: uint32(replayed),
+	}
+}
+
+// digest tells where the request's topic is.
+func (u up) digest(epoch, offset uint64) {
+	u.send(linkpb.KindDigest, &linkpb.Digest{Topic: u.topic, Position: &linkpb.Position{Epoch: epoch, Offset: offset}})
+}
+
+// seal ends the request's topic at this owner.
+func (u up) seal(epoch, offset uint64) {
+	u.send(linkpb.KindSealed, &linkpb.Sealed{Topic: u.topic, Position: &linkpb.Position{Epoch: epoch, Offset: offset}})
+}
+
 func (u up) refuse(code linkpb.Code, detail string) {
 	u.send(linkpb.KindReply, &linkpb.Reply{Ref: u.ref, Code: code, Detail: detail})
 }
@@ -210,8 +265,8 @@ type world struct {
 	logs   *observer.ObservedLogs
 }
 
-// newWorld makes a router with one loop and one lane to each owner. It does not linger, nor give up a join, unless
-// adjust says so. Nothing runs yet.
+// newWorld makes a router with one loop and one lane to each owner. It does not linger, nor give up a join or a publish,
+// unless adjust says so. Nothing runs yet.
 func newWorld(t *testing.T, owners int, adjust ...func(*Config)) *world {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
@@ -226,7 +281,9 @@ func newWorld(t *testing.T, owners int, adjust ...func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Gateway: "gw", Ring: rg, Lanes: 1, Linger: 15 * time.Millisecond, JoinTimeout: time.Hour, Log: zap.New(core)}
+	cfg := Config{Gateway: "gw", Ring: rg, Lanes: 1, Linger: 15 * time.Millisecond, Log: zap.New(core)}
+	// No pings either: they flush their lane, and so would hide what is appended and not flushed.
+	cfg.JoinTimeout, cfg.PublishTimeout, cfg.Heartbeat = time.Hour, time.Hour, time.Hour
 	for _, f := range adjust {
 		f(&cfg)
 	}
@@ -375,6 +432,21 @@ func (w *world) member(topic string) *member {
 	return m
 }
 
+// resume joins with a place, on the member's loop.
+func (m *member) resume(epoch, offset uint64) {
+	m.t.Helper()
+	m.onLoop(func() { m.local.Join(m.topic, &m.channel, &hub.Position{Epoch: epoch, Offset: offset}, m.done) })
+}
+
+// wantRecovered wants a join to resume at its place.
+func (m *member) wantRecovered(epoch, offset uint64) {
+	m.t.Helper()
+	want := Outcome{Position: hub.Position{Epoch: epoch, Offset: offset}, Recovered: true}
+	if got := m.outcome(); got != want {
+		m.t.Fatalf("outcome %+v, want %+v", got, want)
+	}
+}
+
 // join and leave run on the member's loop already.
 func (m *member) join()  { m.local.Join(m.topic, &m.channel, nil, m.done) }
 func (m *member) leave() { m.local.Leave(m.topic, &m.channel) }
@@ -462,6 +534,22 @@ func (w *world) joined(o *owner, topic string, epoch, offset uint64) (*member, u
 	m.wantOK(epoch, offset)
 	o.expect(fmt.Sprintf("join %s %x", topic, m.channel.ID))
 	return m, sub
+}
+
+// joins wants the announcement of the members' channels next, in any order.
+func (o *owner) joins(members ...*member) {
+	o.t.Helper()
+	want := make(map[string]bool)
+	for _, m := range members {
+		want[fmt.Sprintf("join %s %x", m.topic, m.channel.ID)] = true
+	}
+	for range members {
+		if u := o.next(); !want[u.text] {
+			o.t.Fatalf("owner %s got %q, want one of %v", o.id, u.text, want)
+		} else {
+			delete(want, u.text)
+		}
+	}
 }
 
 // cut ends the lane that u came over.

@@ -26,6 +26,7 @@ type inbox struct {
 func (in *inbox) init(l *lane) {
 	in.lane = l
 	in.loops = make([][]event, l.r.cfg.Loops.Len())
+	in.batch = 1 // none is flushed yet
 }
 
 // item handles one item of a Down.
@@ -98,20 +99,11 @@ func (in *inbox) landed(p *publish, o Outcome) {
 	s := in.lane.r.shard(p.req.Topic)
 	s.mu.Lock()
 	bounced := o.Code == linkpb.Code_NOT_OWNER
-	if sub := s.topics[p.req.Topic]; sub != nil {
-		sub.flow.landed(p, bounced)
-		if bounced {
-			in.touch(sub.flow.lane)
-		}
-	} else if bounced {
-		bounced, o = false, refusal(linkpb.Code_UNAVAILABLE)
-	}
+	sub := s.topics[p.req.Topic] // there while its flow is busy
+	sub.flow.landed(p, bounced)
+	in.touch(sub.flow.lane)
 	s.mu.Unlock()
-	switch {
-	case bounced:
-	case p.local == nil:
-		p.done(o)
-	default:
+	if !bounced {
 		in.post(p.local.loop.Index(), event{kind: eventDone, done: p.done, outcome: o})
 	}
 }
@@ -132,7 +124,7 @@ func (in *inbox) receive(m *linkpb.Message) {
 			return
 		}
 		own := hub.NewMessage(sub.name, m)
-		if in.mayPost(sub, held{message: own}) {
+		if in.mayPost(sub, held{lane: in.lane, message: own}) {
 			in.message(sub, own)
 		}
 	case sub.next != nil && sub.next.lane == in.lane:
@@ -161,9 +153,17 @@ func (in *inbox) past(f *fetch, sub *subscription, m *linkpb.Message) {
 	}
 }
 
-// message hands the next message to the loops that have subscribers. One that was delivered already is dropped; one
-// that does not follow the last one shows that some are missing, and is fetched with them.
+// message hands the next message on, and lets the topic move if that was the last one to wait for.
 func (in *inbox) message(sub *subscription, m *hub.Message) {
+	in.deliver(sub, m)
+	if sub.next != nil && sub.next.fetch.answered() {
+		in.arrive(sub)
+	}
+}
+
+// deliver hands the next message to the loops that have subscribers. One that was delivered already is dropped; one
+// that does not follow the last one shows that some are missing, and is fetched with them.
+func (in *inbox) deliver(sub *subscription, m *hub.Message) {
 	r := in.lane.r
 	if !sub.flowing {
 		r.stats.stray.Add(1)
@@ -188,9 +188,6 @@ func (in *inbox) message(sub *subscription, m *hub.Message) {
 		r.stats.messages.Add(1)
 		in.postMask(sub, sub.live, event{kind: eventMessage, message: m})
 	}
-	if sub.next != nil && sub.next.fetch.answered() {
-		in.arrive(sub)
-	}
 }
 
 // digest compares a subscription with what its owner says to have sent: a lost tail shows nowhere else.
@@ -213,15 +210,21 @@ func (in *inbox) sealed(topic string, _ hub.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sub := s.topics[topic]
-	if sub == nil || sub.lane != in.lane {
+	if sub == nil || sub.lane != in.lane || !in.mayPost(sub, held{lane: in.lane, sealed: true}) {
 		return
 	}
+	in.seal(sub)
+}
+
+// seal is sealed, when all that came before it has been handled.
+func (in *inbox) seal(sub *subscription) {
+	r := in.lane.r
 	sub.sealed = true
 	switch {
 	case sub.next != nil:
 		in.arrive(sub)
-	case r.route(topic) == sub.lane:
-		// The ring gives it back to the one that has just let it go.
+	case r.route(sub.name) == sub.lane:
+		// The ring gives it back to the one that has just let it go, or is older than the owner's.
 		sub.sealed = false
 		sub.resync(r)
 		in.touch(sub.lane)

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/ring"
@@ -30,9 +31,10 @@ import (
 type lane struct {
 	// Static.
 	r      *Router
-	server ring.Server
+	server string // its id
 	index  uint32
 	log    *zap.Logger
+	kick   chan struct{} // ends the pause before the next dial
 
 	// Guarded by Router.runMu.
 	stop context.CancelFunc // nil until run is started
@@ -42,11 +44,13 @@ type lane struct {
 	instance uint64 // of the server process that the lane was live with last; 0 = none
 
 	mu      sync.Mutex
+	addr    string             // of the server, by the ring
 	wire    *link.Lane         // nil unless live
 	since   time.Time          // when the lane was lost, or made
 	lastRef uint64             // never starts anew: a ref names one request of the lane's whole life
 	pending map[uint64]pending // requests that wait for their Reply
-	flights int                // publishes among them
+	flights int                // publishes among them,
+	bytes   int                // and their size
 }
 
 // pending is a request on its way: a Subscribe of a topic, or a publish.
@@ -63,13 +67,37 @@ const (
 
 func newLane(r *Router, server ring.Server, index uint32) *lane {
 	l := &lane{
-		r: r, server: server, index: index,
+		r: r, server: server.ID, addr: server.Addr, index: index,
 		log:     r.log.With(zap.String("server", server.ID), zap.Uint32("lane", index)),
+		kick:    make(chan struct{}, 1),
 		pending: make(map[uint64]pending),
 		since:   time.Now(),
 	}
 	l.in.init(l)
 	return l
+}
+
+// readdress makes the lane go to where the ring says that its server is now. What is on its way is sent again there.
+func (l *lane) readdress(addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.addr == addr {
+		return
+	}
+	l.addr = addr
+	if l.wire != nil {
+		l.wire.Close()
+	}
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (l *lane) address() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addr
 }
 
 // run keeps the lane open until ctx is canceled.
@@ -84,12 +112,14 @@ func (l *lane) run(ctx context.Context) {
 			pause, attempt = redialMin, 0
 			l.log.Warn("link lost; dialing again", zap.Error(err))
 		case attempt == 1:
-			l.log.Warn("no link to topic server; will keep trying", zap.String("addr", l.server.Addr), zap.Error(err))
+			l.log.Warn("no link to topic server; will keep trying", zap.String("addr", l.address()), zap.Error(err))
 		default:
 			l.log.Debug("dial failed", zap.Int("attempt", attempt), zap.Error(err))
 		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
+		case <-l.kick:
+			pause = redialMin
 		case <-ctx.Done():
 			return
 		}
@@ -99,8 +129,8 @@ func (l *lane) run(ctx context.Context) {
 
 // connect dials, greets and receives until the connection ends. It reports whether the lane was live.
 func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
-	rg := l.r.rings.Current()
-	wire, err := link.Dial(ctx, l.server.Addr, l.r.cfg.Link, &linkpb.Hello{
+	rg, addr := l.r.rings.Current(), l.address()
+	wire, err := link.Dial(ctx, addr, l.r.cfg.Link, &linkpb.Hello{
 		Protocol: link.Protocol, Gateway: l.r.cfg.Gateway, Instance: l.r.instance,
 		Lane: l.index, Lanes: uint32(l.r.cfg.Lanes),
 		RingVersion: rg.Version(), RingHash: rg.Hash(),
@@ -113,13 +143,14 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 		if wasLive {
 			return l.in.item(kind, body)
 		}
-		welcome, err := l.greeted(kind, body)
+		welcome, err := l.greeted(addr, kind, body)
 		if err != nil {
 			return err
 		}
 		wire.Greeted()
-		wasLive = true
-		l.open(wire, welcome)
+		if wasLive = l.open(wire, addr, welcome); !wasLive {
+			return fmt.Errorf("the ring has the server at another address than %s by now", addr)
+		}
 		return nil
 	}, l.in.flush)
 	if wasLive {
@@ -129,15 +160,15 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 }
 
 // greeted checks the server's answer to the hello.
-func (l *lane) greeted(kind linkpb.Kind, body []byte) (*linkpb.Welcome, error) {
+func (l *lane) greeted(addr string, kind linkpb.Kind, body []byte) (*linkpb.Welcome, error) {
 	switch kind {
 	case linkpb.KindWelcome:
 		w := new(linkpb.Welcome)
 		if err := w.UnmarshalVT(body); err != nil {
 			return nil, err
 		}
-		if w.Server != l.server.ID {
-			return nil, fmt.Errorf("peer %s presents id %q, the ring says %q", l.server.Addr, w.Server, l.server.ID)
+		if w.Server != l.server {
+			return nil, fmt.Errorf("peer %s presents id %q, the ring says %q", addr, w.Server, l.server)
 		}
 		return w, nil
 	case linkpb.KindRefusal:
@@ -151,18 +182,23 @@ func (l *lane) greeted(kind linkpb.Kind, body []byte) (*linkpb.Welcome, error) {
 	return nil, errors.New("first item is no welcome")
 }
 
-// open makes the lane live. It tells the server the ring if that is newer here, subscribes all that the gateway wants,
-// each topic with the place up to which its channels have it, has the loops announce their subscribers, and sends again
-// the publishes that were not answered.
-func (l *lane) open(wire *link.Lane, welcome *linkpb.Welcome) {
+// open makes the lane live. It tells the server the ring if that is newer here, sends again the publishes that were not
+// answered, subscribes all that the gateway wants, each topic with the place up to which its channels have it, and has
+// the loops announce their subscribers. It reports false, and does nothing, when the server has moved to another address.
+func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool {
 	l.mu.Lock()
+	if l.addr != addr {
+		l.mu.Unlock()
+		return false
+	}
 	l.wire = wire
+	// A ring that comes after this look is told by ringChanged, which finds the lane live.
+	if rg := l.r.rings.Current(); rg.Version() > welcome.RingVersion {
+		wire.Append(linkpb.KindUpRing, link.EncodeRing(rg))
+	}
 	unknown := l.resendLocked(welcome.Instance == l.instance)
 	l.instance = welcome.Instance
 	l.mu.Unlock()
-	if rg := l.r.rings.Current(); rg.Version() > welcome.RingVersion {
-		l.tell(linkpb.KindUpRing, link.EncodeRing(rg))
-	}
 	topics := 0
 	for i := range l.r.shards {
 		s := &l.r.shards[i]
@@ -186,7 +222,8 @@ func (l *lane) open(wire *link.Lane, welcome *linkpb.Welcome) {
 		l.in.landed(p, refusal(linkpb.Code_UNKNOWN_OUTCOME))
 	}
 	l.flush()
-	l.log.Info("link is live", zap.String("addr", l.server.Addr), zap.Int("topics", topics))
+	l.log.Info("link is live", zap.String("addr", addr), zap.Int("topics", topics))
+	return true
 }
 
 // resendLocked sends the unanswered publishes over a new connection, in their order. To another process than before
@@ -197,8 +234,7 @@ func (l *lane) resendLocked(sameProcess bool) (unknown []*publish) {
 		p := l.pending[ref]
 		if p.sent && !sameProcess {
 			unknown = append(unknown, p.publish)
-			delete(l.pending, ref)
-			l.flights--
+			l.dropLocked(ref)
 			continue
 		}
 		p.sent = true
@@ -239,36 +275,42 @@ func (l *lane) lost() {
 
 // expire ends the publishes that have waited too long.
 func (l *lane) expire(now time.Time) {
-	var late []pending
+	late := make(map[uint64]pending)
 	l.mu.Lock()
 	for ref, p := range l.pending {
 		if p.publish != nil && now.Sub(p.publish.since) >= l.r.cfg.PublishTimeout {
-			late = append(late, p)
-			delete(l.pending, ref)
-			l.flights--
+			late[ref] = p
+			l.dropLocked(ref)
 		}
 	}
 	l.mu.Unlock()
-	for _, p := range late {
+	for _, ref := range slices.Sorted(maps.Keys(late)) {
+		p := late[ref]
 		o := refusal(linkpb.Code_UNAVAILABLE)
 		if p.sent {
 			o = refusal(linkpb.Code_UNKNOWN_OUTCOME)
 		}
-		s := l.r.shard(p.publish.req.Topic)
-		s.mu.Lock()
-		if sub := s.topics[p.publish.req.Topic]; sub != nil {
-			sub.flow.landed(p.publish, false)
-		}
-		s.mu.Unlock()
+		l.r.landedLate(p.publish)
 		p.publish.finish(o)
 	}
 }
 
-// busy reports whether requests wait for their answers.
+// landedLate takes a publish that nobody waits for any more out of its flow. What waited for it goes on.
+func (r *Router) landedLate(p *publish) {
+	s := r.shard(p.req.Topic)
+	s.mu.Lock()
+	sub := s.topics[p.req.Topic] // there while its flow is busy
+	sub.flow.landed(p, false)
+	l := sub.flow.lane
+	s.mu.Unlock()
+	l.flush()
+}
+
+// busy reports whether publishes wait for their answers.
 func (l *lane) busy() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.pending) > 0
+	return l.flights > 0
 }
 
 func (l *lane) live() bool {
@@ -292,9 +334,12 @@ func (l *lane) subscribeTo(sub *subscription, f *fetch) {
 	l.pending[l.lastRef] = pending{topic: sub.name}
 	f.ref = l.lastRef
 	req := linkpb.Subscribe{Ref: l.lastRef, Topic: sub.name}
-	places := f.wants
+	var places []hub.Position
 	if sub.known && sub.live != 0 {
-		places = want(slices.Clone(places), sub.last)
+		places = append(places, sub.last)
+	}
+	for _, p := range f.wants {
+		places = want(places, p)
 	}
 	for _, p := range places {
 		req.Since = append(req.Since, &linkpb.Position{Epoch: p.Epoch, Offset: p.Offset})
@@ -320,13 +365,16 @@ func (l *lane) publish(p *publish) linkpb.Code {
 	switch {
 	case l.wire == nil && time.Since(l.since) > l.r.cfg.PublishTimeout/2:
 		return linkpb.Code_UNAVAILABLE
-	case l.flights >= l.r.cfg.MaxPending, l.wire != nil && l.wire.Backlog() >= l.r.cfg.MaxBacklog:
+	case l.flights >= l.r.cfg.MaxPending, l.bytes >= l.r.cfg.MaxBacklog:
+		return linkpb.Code_OVERLOADED
+	case l.wire != nil && l.wire.Backlog() >= l.r.cfg.MaxBacklog:
 		return linkpb.Code_OVERLOADED
 	}
 	l.lastRef++
 	p.req.Ref = l.lastRef
 	l.pending[l.lastRef] = pending{publish: p, sent: l.wire != nil}
 	l.flights++
+	l.bytes += p.size()
 	if l.wire != nil {
 		l.wire.Append(linkpb.KindPublish, &p.req)
 	}
@@ -339,11 +387,18 @@ func (l *lane) take(ref uint64) (pending, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p, ok := l.pending[ref]
+	l.dropLocked(ref)
+	return p, ok
+}
+
+// dropLocked takes a request out of those that wait.
+func (l *lane) dropLocked(ref uint64) {
+	p := l.pending[ref]
 	delete(l.pending, ref)
 	if p.publish != nil {
 		l.flights--
+		l.bytes -= p.publish.size()
 	}
-	return p, ok
 }
 
 // flush sends what was appended.
@@ -380,6 +435,9 @@ func (l *lane) learn(m *linkpb.Ring) {
 	next, err := link.DecodeRing(m)
 	if err == nil {
 		err = l.r.rings.Adopt(next)
+	}
+	if errors.Is(err, ring.ErrSame) || errors.Is(err, ring.ErrOlder) {
+		return // another lane was faster
 	}
 	if err != nil {
 		l.log.Error("ring of the topic server not taken", zap.Error(err))

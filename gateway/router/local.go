@@ -63,23 +63,24 @@ func newLocal(r *Router, loop *socket.Loop) *Local {
 }
 
 // Join makes the channel receive the topic's messages and calls done, on the loop, perhaps before Join returns. After
-// an OK outcome the channel receives every message after the outcome's position and none up to it. That is place, if one is given
-// and everything behind it is remembered; then the outcome is Recovered, and what was missed comes before anything
-// else. After any other outcome it is not joined. If Leave comes first, done is not called.
+// an OK outcome the channel receives every message after the outcome's position and none up to it. That is place, if
+// one is given and everything behind it is remembered; then the outcome is Recovered, and what was missed comes before
+// anything else. After any other outcome it is not joined. If Leave comes first, done is not called.
 func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done func(Outcome)) {
 	l.nextID++
 	c.ID = l.nextID
 	w := l.joins[topic]
 	// Only the subscription knows whether messages flow, so a join asks even where the loop has channels already.
 	sub, serial, pos, ok := l.r.subscribe(topic, l.loop.Index(), place)
+	if w != nil && w.sub != sub {
+		l.abandon(topic, w)
+		w = nil
+	}
 	if ok && w == nil {
 		done(Outcome{Position: l.enter(topic, c, pos)})
 		return
 	}
-	if w == nil || w.sub != sub {
-		if w != nil {
-			l.abandon(topic, w)
-		}
+	if w == nil {
 		w = &waiting{sub: sub}
 		l.joins[topic] = w
 		l.waits.Add(1)

@@ -27,24 +27,32 @@ type move struct {
 // maxMoveBuffer bounds what is buffered for one topic; beyond it the old lane is not waited for.
 const maxMoveBuffer = 4 << 20
 
-// reroute sends a topic where the ring wants it. Called under the shard's lock when the ring has changed.
-func (sub *subscription) reroute(r *Router) {
+// reroute sends a topic where the ring wants it, and touches the lanes that are to be flushed. Called under the shard's
+// lock when the ring has changed.
+func (sub *subscription) reroute(r *Router, touch func(*lane)) {
 	target := r.route(sub.name)
 	sub.flow.target = target
 	sub.flow.proceed()
+	touch(sub.flow.lane)
 	n := sub.next
 	if n != nil && n.lane == target {
 		return
 	}
 	if n != nil {
+		touch(n.lane)
 		n.lane.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
 		sub.next = nil
 		r.moving.Add(-1)
 	}
+	touch(sub.lane)
+	touch(target)
 	switch {
 	case !sub.wanted:
 		sub.lane = target
 	case sub.lane == target:
+		if !sub.troubled.IsZero() {
+			sub.troubled = time.Now() // it is the owner again only now
+		}
 		if sub.sealed { // it went away and is coming back
 			sub.sealed = false
 			sub.resync(r)
@@ -85,10 +93,11 @@ func (in *inbox) arrive(sub *subscription) {
 		return
 	}
 	covered := !sub.known || sub.live == 0 || f.covers(sub.last)
-	if !covered && !n.overdue && !sub.sealed && sub.lane.live() && n.bytes <= maxMoveBuffer {
+	served := !sub.sealed && sub.troubled.IsZero() && sub.lane.live()
+	if !covered && served && !n.overdue && n.bytes <= maxMoveBuffer {
 		return // the old lane brings what is missing
 	}
-	if !in.mayPost(sub, held{arrive: true}) {
+	if !in.mayPost(sub, held{}) {
 		return
 	}
 	in.catchUp(sub, f)
@@ -101,28 +110,33 @@ func (in *inbox) arrive(sub *subscription) {
 	sub.switchLane(n.lane)
 	sub.last, sub.known, sub.flowing = answer.Position, true, true
 	for _, m := range buffer {
-		in.message(sub, m)
+		in.deliver(sub, m)
 	}
 	in.postMask(sub, sub.live, event{kind: eventAnnounce, sub: sub})
-	if sub.fetch.waiting != 0 {
+	if sub.fetch.waiting != 0 && sub.fetch.ref == 0 {
 		sub.lane.subscribe(sub)
 		in.touch(sub.lane)
 	}
 	in.touch(old)
 	if r.route(sub.name) != sub.lane {
-		sub.reroute(r)
+		sub.reroute(r, in.touch)
 	}
 }
 
 // held is something for a subscription's loops that waits for another inbox to flush.
 type held struct {
-	message *hub.Message // came over the subscription's lane
-	arrive  bool         // the move may be ready
+	lane     *lane        // that it came over; it is void when that is not the subscription's any more
+	message  *hub.Message // the next message, perhaps
+	answered bool         // the answer to the fetch is complete
+	sealed   bool         // the owner has said its last word
+	// With none of these, it is a look at whether the move is ready.
 }
 
 // mayPost reports whether this inbox may post to loops for the subscription. It may not while another inbox has posted
-// for it in a batch that it has not flushed: its events would overtake those. Then h is held, and the other inbox goes on with it
-// when it has flushed.
+// for it in a batch that it has not flushed: its events would overtake those. Then h is held, and the other inbox goes
+// on with it when it has flushed. Whatever posts asks here first.
+//
+// Invariant: while anything is held, poster is the inbox that goes on with it, and nobody else posts.
 func (in *inbox) mayPost(sub *subscription, h held) bool {
 	other := sub.poster
 	if other == nil || other == in {
@@ -153,22 +167,34 @@ func (in *inbox) goOn() {
 	for _, name := range names {
 		s := in.lane.r.shard(name)
 		s.mu.Lock()
-		if sub := s.topics[name]; sub != nil {
+		if sub := s.topics[name]; sub != nil && len(sub.held) > 0 {
 			waiting := sub.held
-			sub.held, sub.poster = nil, in
+			// Of this batch, whether or not something is posted: what comes meanwhile waits for its end.
+			sub.held, sub.poster, sub.posted = nil, in, in.batch
 			for _, h := range waiting {
-				if h.message != nil {
-					in.message(sub, h.message)
-				}
-				if h.arrive {
-					in.arrive(sub)
-				}
+				in.release(sub, h)
 			}
+			in.arrive(sub) // not earlier: what is missing may be among what was held
 		}
 		s.mu.Unlock()
 	}
 	if len(names) > 0 {
 		in.flush()
+	}
+}
+
+// release does one thing that was held.
+func (in *inbox) release(sub *subscription, h held) {
+	switch {
+	case h.lane == nil: // arrive follows anyway
+	case h.lane != sub.lane:
+		in.lane.r.stats.stray.Add(1)
+	case h.message != nil:
+		in.deliver(sub, h.message)
+	case h.answered && sub.fetch.ref != 0 && sub.fetch.answered():
+		in.answered(&sub.fetch, sub)
+	case h.sealed:
+		in.seal(sub)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,7 @@ type Config struct {
 	PublishTimeout time.Duration // how long a publish waits for the owner, over link losses and ring changes; default 5 s
 	Heartbeat      time.Duration // between pings on a lane; three without an answer end it; default 1 s
 	MaxPending     int           // publishes in flight per lane; default 16384
-	MaxBacklog     int           // bytes queued per lane before publishes are refused; default 4 MiB
+	MaxBacklog     int           // bytes of publishes in flight per lane, or queued on it; default 4 MiB
 	MaxLoopBacklog int           // bytes of messages that may wait for one loop; beyond it topics end there; default 64 MiB
 	Link           link.Config
 	// Adopted, if set, is told of a ring that was taken from a topic server. It must not wait.
@@ -102,6 +103,7 @@ type Router struct {
 	stats  counters
 	lastID atomic.Uint64 // of publishes
 	moving atomic.Int64  // subscriptions with a move
+	parked atomic.Int64  // bytes of publishes that wait in flows
 	linked atomic.Bool   // there has been a link to every topic server
 
 	runMu   sync.Mutex
@@ -151,19 +153,24 @@ func New(cfg Config) (*Router, error) {
 // Rings holds the ring in use. Replacing it there moves topics to their new owners.
 func (r *Router) Rings() *ring.Keeper { return r.rings }
 
-// newTable makes the table of a ring. Lanes to servers that old has at the same address are kept.
-func (r *Router) newTable(rg *ring.Ring, old *table) *table {
+// newTable makes the table of a ring. Lanes that exist are kept, retired ones too: a server takes one lane of each index
+// from a gateway, and ends the one that it has for the next one that comes.
+func (r *Router) newTable(rg *ring.Ring, existing []*lane) *table {
 	t := &table{ring: rg, lanes: make(map[string][]*lane)}
 	for _, server := range rg.Servers() {
-		if old != nil {
-			if lanes := old.lanes[server.ID]; len(lanes) > 0 && lanes[0].server.Addr == server.Addr {
-				t.lanes[server.ID] = lanes
-				continue
+		lanes := make([]*lane, r.cfg.Lanes)
+		for _, l := range existing {
+			if l.server == server.ID {
+				lanes[l.index] = l
+				l.readdress(server.Addr)
 			}
 		}
-		for i := range r.cfg.Lanes {
-			t.lanes[server.ID] = append(t.lanes[server.ID], newLane(r, server, uint32(i)))
+		for i := range lanes {
+			if lanes[i] == nil {
+				lanes[i] = newLane(r, server, uint32(i))
+			}
 		}
+		t.lanes[server.ID] = lanes
 	}
 	return t
 }
@@ -175,13 +182,13 @@ func (r *Router) Local(i int) *Local { return r.locals[i] }
 func (r *Router) Run(ctx context.Context) {
 	r.runMu.Lock()
 	r.runCtx = ctx
-	for _, lanes := range r.table.Load().lanes {
-		r.startLocked(lanes)
-	}
+	r.startLocked(r.table.Load().all())
 	r.runMu.Unlock()
 	r.housekeep(ctx)
-	r.runMu.Lock() // no lane starts after this
-	defer r.runMu.Unlock()
+	// Whoever has the mutex now may start lanes; who gets it later finds ctx canceled. It is not held while waiting: a lane
+	// that takes a ring needs it to end.
+	r.runMu.Lock()
+	r.runMu.Unlock() //nolint:staticcheck // see above
 	r.running.Wait()
 }
 
@@ -198,40 +205,43 @@ func (r *Router) startLocked(lanes []*lane) {
 	}
 }
 
-// ringChanged routes by the new ring: lanes to new servers open, every server is told the ring ahead of anything that
-// is sent because of it, and the topics that have another owner move.
-func (r *Router) ringChanged(_, next *ring.Ring) {
-	old := r.table.Load()
-	t := r.newTable(next, old)
-	r.table.Store(t)
-	r.log.Info("ring changed", zap.Uint64("from", old.ring.Version()), zap.Uint64("to", next.Version()),
+// ringChanged routes by the new ring: every server is told it ahead of anything that is sent because of it, lanes to new
+// servers open, and the topics that have another owner move.
+func (r *Router) ringChanged(old, next *ring.Ring) {
+	r.log.Info("ring changed", zap.Uint64("from", old.Version()), zap.Uint64("to", next.Version()),
 		zap.Int("servers", len(next.Servers())))
-
 	r.runMu.Lock()
-	for _, lanes := range t.lanes {
-		r.startLocked(lanes)
-	}
-	for id, lanes := range old.lanes {
-		if kept := t.lanes[id]; len(kept) == 0 || kept[0] != lanes[0] {
-			r.retired = append(r.retired, lanes...)
-		}
-	}
-	r.runMu.Unlock()
-
+	existing := r.everyLaneLocked()
 	m := link.EncodeRing(next)
-	all := old.all()
-	for _, l := range all {
+	for _, l := range existing {
 		l.tell(linkpb.KindUpRing, m)
 	}
+	t := r.newTable(next, existing)
+	r.table.Store(t)
+	used := t.all()
+	r.retired = nil
+	for _, l := range existing {
+		if !slices.Contains(used, l) {
+			r.retired = append(r.retired, l)
+		}
+	}
+	r.startLocked(used)
+	r.runMu.Unlock()
+
+	touched := make(map[*lane]bool)
+	for _, l := range existing {
+		touched[l] = true
+	}
+	touch := func(l *lane) { touched[l] = true }
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
 		for _, sub := range s.topics {
-			sub.reroute(r)
+			sub.reroute(r, touch)
 		}
 		s.mu.Unlock()
 	}
-	for _, l := range append(all, t.all()...) {
+	for l := range touched {
 		l.flush()
 	}
 }
@@ -354,8 +364,10 @@ func (r *Router) housekeep(ctx context.Context) {
 func (r *Router) everyLane() []*lane {
 	r.runMu.Lock()
 	defer r.runMu.Unlock()
-	return append(r.table.Load().all(), r.retired...)
+	return r.everyLaneLocked()
 }
+
+func (r *Router) everyLaneLocked() []*lane { return append(r.table.Load().all(), r.retired...) }
 
 // retire ends the lanes that no subscription and no request needs any more.
 func (r *Router) retire() {

@@ -53,7 +53,7 @@ func TestReadyWhileOneServerIsLeft(t *testing.T) {
 }
 
 func TestJoinWaitsForTheOwnerAndEndsUnavailable(t *testing.T) {
-	w := newWorld(t, 1, func(c *Config) { c.JoinTimeout = 40 * time.Millisecond })
+	w := newWorld(t, 1, func(c *Config) { c.JoinTimeout, c.PublishTimeout = 40*time.Millisecond, 40*time.Millisecond })
 	w.owners[0].gate.down.Store(true)
 	w.run()
 	m := w.member("room")
@@ -234,13 +234,14 @@ func TestCanceledJoinIsNeverAnswered(t *testing.T) {
 	a.onLoop(a.leave) // once more does nothing
 }
 
+// What will not pass by itself fails the join at once.
 func TestOwnerRefusesTheSubscription(t *testing.T) {
 	w := newWorld(t, 1)
 	o := w.start()
 	a := w.member("room")
 	a.onLoop(a.join)
-	o.expect("subscribe room").refuse(linkpb.Code_NOT_OWNER, "ask ts-2")
-	if got := a.wantCode(linkpb.Code_NOT_OWNER); got.Detail != "ask ts-2" {
+	o.expect("subscribe room").refuse(linkpb.Code_INVALID, "no such topic")
+	if got := a.wantCode(linkpb.Code_INVALID); got.Detail != "no such topic" {
 		t.Errorf("detail %q", got.Detail)
 	}
 	if w.subscription("room") != nil {
@@ -249,6 +250,45 @@ func TestOwnerRefusesTheSubscription(t *testing.T) {
 	a.onLoop(a.join) // asks anew
 	o.expect("subscribe room").accept(1, 0)
 	a.wantOK(1, 0)
+}
+
+// A refusal that another ring or a little time may end is no answer to a join: the owner is asked again.
+func TestSubscriptionIsTriedAgain(t *testing.T) {
+	w := newWorld(t, 1)
+	o := w.start()
+	a := w.member("room")
+	a.onLoop(a.join)
+	for _, code := range []linkpb.Code{linkpb.Code_NOT_OWNER, linkpb.Code_OVERLOADED, linkpb.Code_SHUTTING_DOWN} {
+		o.expect("subscribe room").refuse(code, "not now")
+	}
+	o.expect("subscribe room").accept(1, 5)
+	a.wantOK(1, 5)
+	w.quiet(a)
+}
+
+// It is so for the time that a join may take. Then channels that are live are told.
+func TestSubscriptionIsGivenUp(t *testing.T) {
+	w := newWorld(t, 1, func(c *Config) { c.JoinTimeout = 60 * time.Millisecond })
+	o := w.start()
+	a, sub := w.joined(o, "room", 1, 5)
+	sub.digest(1, 6)
+	began := time.Now()
+	for again := true; again; {
+		select {
+		case u := <-o.ups:
+			if strings.HasPrefix(u.text, "subscribe") {
+				u.refuse(linkpb.Code_NOT_OWNER, "ask ts-2")
+			}
+		case <-a.ended:
+			again = false
+		}
+	}
+	if took := time.Since(began); took < w.r.cfg.JoinTimeout {
+		t.Errorf("given up after %v", took)
+	}
+	if s := w.r.Stats(); s.Gaps != 1 || s.Resyncs != 1 {
+		t.Errorf("%+v", s)
+	}
 }
 
 // A loop that is busy has older messages in its queue when a channel joins. A channel gets what is after its join's
@@ -322,8 +362,11 @@ func TestTopicsKeepTheirLane(t *testing.T) {
 	lanes := make(map[string]uint32)
 	used := make(map[string]bool)
 	see := func(o *owner, kinds ...linkpb.Kind) (u up) {
-		for range kinds {
+		for _, kind := range kinds {
 			u = o.next()
+			if u.kind != kind {
+				t.Errorf("%s: kind %d, want %d", u.text, u.kind, kind)
+			}
 			if lane, ok := lanes[u.topic]; ok && lane != u.index {
 				t.Errorf("%s on lane %d, first seen on %d", u.text, u.index, lane)
 			}
@@ -342,7 +385,9 @@ func TestTopicsKeepTheirLane(t *testing.T) {
 		see(owner, linkpb.KindSubscribe).accept(1, 0)
 		m.wantOK(1, 0)
 		m.onLoop(func() { m.publish("1"); m.leave() })
-		see(owner, linkpb.KindJoin, linkpb.KindPublish, linkpb.KindLeave, linkpb.KindUnsubscribe)
+		see(owner, linkpb.KindJoin, linkpb.KindPublish).accept(1, 1)
+		m.wantOK(1, 1)
+		see(owner, linkpb.KindLeave, linkpb.KindUnsubscribe)
 	}
 	if len(used) != 6 {
 		t.Errorf("lanes used: %v, want 3 of each server", used)

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -63,6 +64,10 @@ type fetch struct {
 	nextWaiting uint64
 }
 
+// maxWants is of how many epochs a fetch asks for places. A topic has one epoch at a time, so who comes with one more
+// has hardly anything to recover.
+const maxWants = 16
+
 // want adds a place to those whose future is fetched. Within an epoch the lowest one covers the others.
 func want(wants []hub.Position, p hub.Position) []hub.Position {
 	for i := range wants {
@@ -71,7 +76,15 @@ func want(wants []hub.Position, p hub.Position) []hub.Position {
 			return wants
 		}
 	}
+	if len(wants) >= maxWants {
+		return wants
+	}
 	return append(wants, p)
+}
+
+// asks reports whether the fetch, which has been sent, asks for what a join needs.
+func (f *fetch) asks(since *hub.Position) bool {
+	return since == nil || slices.ContainsFunc(f.wants, func(w hub.Position) bool { return since.Reached(w) })
 }
 
 // forget makes the fetch be sent again over the next connection.
@@ -104,15 +117,16 @@ func (r *Router) subscribe(topic string, loop int, since *hub.Position) (sub *su
 		return sub, 0, sub.last, true
 	}
 	f := &sub.fetch
-	if f.ref != 0 {
+	if f.ref != 0 && !f.asks(since) {
 		// It is under way without since; the answer that counts is the next one's.
 		f.nextWaiting |= 1 << loop
-		if since != nil {
-			f.nextWants = want(f.nextWants, *since)
-		}
+		f.nextWants = want(f.nextWants, *since)
 		return sub, f.serial + 1, hub.Position{}, false
 	}
 	f.waiting |= 1 << loop
+	if f.ref != 0 {
+		return sub, f.serial, hub.Position{}, false
+	}
 	if since != nil {
 		f.wants = want(f.wants, *since)
 	}
@@ -185,6 +199,7 @@ func (r *Router) unsubscribeIdle(now time.Time) {
 			lanes := []*lane{sub.lane}
 			if sub.next != nil {
 				lanes = append(lanes, sub.next.lane)
+				r.moving.Add(-1)
 			}
 			for _, l := range lanes {
 				l.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: topic})
@@ -230,6 +245,7 @@ func (in *inbox) answered(f *fetch, sub *subscription) {
 	switch {
 	case sub.next != nil && f == &sub.next.fetch:
 		in.arrive(sub)
+	case !in.mayPost(sub, held{lane: sub.lane, answered: true}):
 	case f.reply.OK():
 		in.settle(sub)
 	default:
@@ -248,11 +264,12 @@ func (in *inbox) settle(sub *subscription) {
 	sub.live |= f.waiting
 	sub.last, sub.known, sub.flowing, sub.sealed, sub.troubled = o.Position, true, true, false, time.Time{}
 	sub.nextFetch()
+	in.touch(sub.lane)
 	if sub.next != nil && sub.next.fetch.answered() {
 		in.arrive(sub)
 	}
 	if r.route(sub.name) != sub.lane && sub.next == nil {
-		sub.reroute(r) // the ring changed meanwhile
+		sub.reroute(r, in.touch) // the ring changed meanwhile
 	}
 }
 
@@ -291,8 +308,18 @@ func (sub *subscription) nextFetch() {
 	}
 }
 
-// refused handles a fetch that the server does not serve. A ring that one of the two does not know yet is the likely
-// cause, so it is tried again for a while; then joins fail and channels are told.
+// passing reports whether a refusal is likely to end by itself: one of the two does not know the other's ring yet, or
+// the server has too much to do.
+func passing(code linkpb.Code) bool {
+	switch code {
+	case linkpb.Code_NOT_OWNER, linkpb.Code_OVERLOADED, linkpb.Code_UNAVAILABLE, linkpb.Code_SHUTTING_DOWN:
+		return true
+	}
+	return false
+}
+
+// refused handles a fetch that the server does not serve. It is tried again for a while if that may help; then joins
+// fail and channels are told.
 func (in *inbox) refused(sub *subscription) {
 	f := &sub.fetch
 	o := f.reply
@@ -301,8 +328,11 @@ func (in *inbox) refused(sub *subscription) {
 	if sub.troubled.IsZero() {
 		sub.troubled = now
 	}
-	if sub.next != nil || o.Code == linkpb.Code_NOT_OWNER && now.Sub(sub.troubled) < in.lane.r.cfg.JoinTimeout {
+	if sub.next != nil || passing(o.Code) && now.Sub(sub.troubled) < in.lane.r.cfg.JoinTimeout {
 		sub.flowing = false
+		if sub.next != nil && sub.next.fetch.answered() {
+			in.arrive(sub) // nothing more comes from here
+		}
 		return // retry does it
 	}
 	if sub.live != 0 {
@@ -311,13 +341,13 @@ func (in *inbox) refused(sub *subscription) {
 	in.postMask(sub, f.waiting|f.nextWaiting, event{kind: eventSubscribed, sub: sub, outcome: o, serial: f.serial + 1})
 	// Forgotten at once: the next join asks anew.
 	s := in.lane.r.shard(sub.name)
+	sub.wanted, sub.flowing, sub.known, sub.live, sub.troubled = false, false, false, 0, time.Time{}
+	sub.fetch = fetch{serial: f.serial + 2}
 	if !sub.flow.busy() {
 		delete(s.topics, sub.name)
 		delete(s.idle, sub.name)
 		return
 	}
-	sub.wanted, sub.flowing, sub.known, sub.live, sub.troubled = false, false, false, 0, time.Time{}
-	sub.fetch = fetch{serial: f.serial + 2}
 	s.idle[sub.name] = now
 }
 

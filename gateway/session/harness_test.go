@@ -30,9 +30,11 @@ const patience = 10 * time.Second
 // owner is a topic server that does what the names say: it accepts every subscription and publish, but
 //
 //	topics that end in "silent" are not answered until the test calls answer,
-//	topics that end in "refused" are NOT_OWNER,
+//	topics that end in "refused" are INVALID,
 //	publishes of an event that is the name of a code end with that code,
-//	publishes of the event "lost" end the lane.
+//	publishes of the event "lost" end the lane, and the process behind it.
+//
+// It remembers all messages, but for the past of topics that it has lost messages of, and all publish ids.
 type owner struct {
 	mu          sync.Mutex
 	wire        *link.Lane
@@ -40,14 +42,18 @@ type owner struct {
 	offsets     map[string]uint64
 	subscribed  map[string]bool
 	subscribers map[string]map[uint64]bool
-	unanswered  map[string]uint64 // refs of Subscribes, by topic
+	unanswered  map[string]*linkpb.Subscribe
+	history     map[string][]*linkpb.Message
+	ids         map[[2]uint64]uint64 // offsets
+	instance    uint64
 }
 
 func (o *owner) handle(wire *link.Lane) {
 	o.mu.Lock()
 	o.wire = wire
 	o.lanes++
-	o.subscribed, o.subscribers, o.unanswered = map[string]bool{}, map[string]map[uint64]bool{}, map[string]uint64{}
+	o.subscribed, o.subscribers = map[string]bool{}, map[string]map[uint64]bool{}
+	o.unanswered = map[string]*linkpb.Subscribe{}
 	o.mu.Unlock()
 	_ = wire.Receive(func(kind linkpb.Kind, body []byte) error {
 		o.mu.Lock()
@@ -60,16 +66,18 @@ func (o *owner) item(kind linkpb.Kind, body []byte) error {
 	switch kind {
 	case linkpb.KindHello:
 		o.wire.Greeted()
-		o.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{Server: "ts", RingVersion: 1})
+		o.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{Server: "ts", RingVersion: 1, Instance: o.instance})
+	case linkpb.KindUpPing:
+		o.wire.Append(linkpb.KindDownPing, &linkpb.Ping{})
 	case linkpb.KindSubscribe:
 		var m linkpb.Subscribe
 		if err := m.UnmarshalVT(body); err != nil {
 			return err
 		}
-		o.unanswered[m.Topic] = m.Ref
+		o.unanswered[m.Topic] = &m
 		switch {
 		case strings.HasSuffix(m.Topic, "refused"):
-			o.reply(m.Ref, linkpb.Code_NOT_OWNER, m.Topic)
+			o.reply(m.Ref, linkpb.Code_INVALID, nil)
 		case !strings.HasSuffix(m.Topic, "silent"):
 			o.accept(m.Topic)
 		}
@@ -103,18 +111,27 @@ func (o *owner) item(kind linkpb.Kind, body []byte) error {
 
 func (o *owner) publish(m *linkpb.Publish) error {
 	if m.Event == "lost" {
+		o.instance++
 		return io.ErrUnexpectedEOF
 	}
 	if code := linkpb.Code_value[m.Event]; code != 0 {
-		o.reply(m.Ref, linkpb.Code(code), m.Topic)
+		o.reply(m.Ref, linkpb.Code(code), nil)
+		return nil
+	}
+	id := [2]uint64{m.IdHigh, m.IdLow}
+	if offset := o.ids[id]; offset != 0 {
+		o.reply(m.Ref, linkpb.Code_OK, &linkpb.Position{Epoch: 1, Offset: offset})
 		return nil
 	}
 	o.offsets[m.Topic]++
-	o.reply(m.Ref, linkpb.Code_OK, m.Topic)
+	o.ids[id] = o.offsets[m.Topic]
+	own := &linkpb.Message{
+		Topic: m.Topic, Position: o.position(m.Topic), Event: m.Event, Payload: m.Payload, Binary: m.Binary,
+	}
+	o.history[m.Topic] = append(o.history[m.Topic], own)
+	o.reply(m.Ref, linkpb.Code_OK, o.position(m.Topic))
 	if o.subscribed[m.Topic] {
-		o.wire.Append(linkpb.KindMessage, &linkpb.Message{
-			Topic: m.Topic, Position: o.position(m.Topic), Event: m.Event, Payload: m.Payload, Binary: m.Binary,
-		})
+		o.wire.Append(linkpb.KindMessage, own)
 	}
 	return nil
 }
@@ -123,25 +140,39 @@ func (o *owner) position(topic string) *linkpb.Position {
 	return &linkpb.Position{Epoch: 1, Offset: o.offsets[topic]}
 }
 
-func (o *owner) reply(ref uint64, code linkpb.Code, topic string) {
-	rep := &linkpb.Reply{Ref: ref, Code: code, Detail: "the owner's detail"}
+func (o *owner) reply(ref uint64, code linkpb.Code, p *linkpb.Position) {
+	rep := &linkpb.Reply{Ref: ref, Code: code, Detail: "the owner's detail", Position: p}
 	if code == linkpb.Code_OK {
-		rep.Detail, rep.Position = "", o.position(topic)
+		rep.Detail = ""
 	}
 	o.wire.Append(linkpb.KindReply, rep)
 }
 
 func (o *owner) accept(topic string) {
 	o.subscribed[topic] = true
-	o.reply(o.unanswered[topic], linkpb.Code_OK, topic)
+	m := o.unanswered[topic]
 	delete(o.unanswered, topic)
+	rep := &linkpb.Reply{Ref: m.Ref, Position: o.position(topic)}
+	var past []*linkpb.Message
+	for _, since := range m.Since {
+		missed := int(o.offsets[topic] - since.Offset)
+		if since.Epoch != 1 || missed < len(past) || missed > len(o.history[topic]) {
+			continue
+		}
+		past = o.history[topic][len(o.history[topic])-missed:]
+		rep.From, rep.Replayed = since, uint32(missed)
+	}
+	o.wire.Append(linkpb.KindReply, rep)
+	for _, m := range past {
+		o.wire.Append(linkpb.KindMessage, m)
+	}
 }
 
 // answer accepts the subscription of a silent topic; it reports false until there is one.
 func (o *owner) answer(topic string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.unanswered[topic] == 0 {
+	if o.unanswered[topic] == nil {
 		return false
 	}
 	o.accept(topic)
@@ -149,11 +180,24 @@ func (o *owner) answer(topic string) bool {
 	return true
 }
 
-// lose makes the gateway lose a message of the topic, and its link. It returns how many links there have been.
+// lose makes the gateway lose a message of the topic for good, and its link. It returns how many links there have been.
 func (o *owner) lose(topic string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.offsets[topic]++
+	o.history[topic] = nil
+	o.wire.Close()
+	return o.lanes
+}
+
+// cut makes the gateway lose its link, and miss a message of the topic that is remembered.
+func (o *owner) cut(topic string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.offsets[topic]++
+	o.history[topic] = append(o.history[topic], &linkpb.Message{
+		Topic: topic, Position: o.position(topic), Event: "missed", Payload: []byte("{}"),
+	})
 	o.wire.Close()
 	return o.lanes
 }
@@ -190,7 +234,9 @@ func newHouse(t *testing.T, topics string, maxChannels int) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, owner: &owner{offsets: make(map[string]uint64)}}
+	h := &house{t: t, owner: &owner{
+		offsets: make(map[string]uint64), history: make(map[string][]*linkpb.Message), ids: make(map[[2]uint64]uint64),
+	}}
 	rg, err := ring.New(1, []ring.Server{{ID: "ts", Addr: lis.Addr().String()}})
 	if err != nil {
 		t.Fatal(err)
@@ -314,7 +360,8 @@ func (c *client) expect(frames ...string) {
 //	> FRAME        the client says
 //	< FRAME        the client hears next, or "close CODE REASON"
 //	answer TOPIC   the owner accepts the subscription of a silent topic
-//	lose TOPIC     the gateway loses a message of the topic, and its link, and has another
+//	lose TOPIC     the gateway loses a message of the topic for good, and its link, and has another
+//	cut TOPIC      the same, but the message, of the event "missed", is remembered
 //	relinked       the link is live again
 //
 // After the last line the client hears nothing more, which a heartbeat shows.
@@ -332,6 +379,9 @@ func (h *house) play(t *testing.T, k codec.Kind, script string) {
 			h.eventually("the owner is asked for "+rest, func() bool { return h.owner.answer(rest) })
 		case "lose":
 			lost := h.owner.lose(rest)
+			h.eventually("there is another link", func() bool { return h.owner.lanesSoFar() > lost })
+		case "cut":
+			lost := h.owner.cut(rest)
 			h.eventually("there is another link", func() bool { return h.owner.lanesSoFar() > lost })
 		case "relinked":
 			h.eventually("the link is up", func() bool { return h.router.Ready() == nil })

@@ -109,7 +109,7 @@ func TestReasons(t *testing.T) {
 	c.say(`["1","1","room:a","phx_join",{}]`)
 	c.expect(`["1","1","room:a","phx_reply",{"response":{},"status":"ok"}]`)
 	for code, want := range map[linkpb.Code]string{
-		linkpb.Code_NOT_OWNER:       "unavailable",
+		linkpb.Code_ID_REUSED:       "publish_id reused with different content",
 		linkpb.Code_OVERLOADED:      "busy",
 		linkpb.Code_UNAVAILABLE:     "unavailable",
 		linkpb.Code_TOO_LARGE:       "too_large",

@@ -190,28 +190,35 @@ func TestIsObject(t *testing.T) {
 
 func TestSplitPublish(t *testing.T) {
 	deep := strings.Repeat(`{"a":`, MaxDepth-1) + "1" + strings.Repeat("}", MaxDepth-1)
-	for _, tt := range []struct{ in, event, object string }{
-		{`["event",{"message":"red pill or blue pill?"}]`, "event", `{"message":"red pill or blue pill?"}`},
-		{" [ \"e\" , {\t} ] ", "e", "{\t}"},
-		{`["",{}]`, "", `{}`},
-		{`["caf\u00e9 \"\ud834\udd1e",{}]`, `café "𝄞`, `{}`},
-		{`["e",` + deep + `]`, "e", deep},
+	for _, tt := range []struct{ in, event, object, options string }{
+		{`["event",{"message":"red pill or blue pill?"}]`, "event", `{"message":"red pill or blue pill?"}`, ""},
+		{" [ \"e\" , {\t} ] ", "e", "{\t}", ""},
+		{`["",{}]`, "", `{}`, ""},
+		{`["caf\u00e9 \"\ud834\udd1e",{}]`, `café "𝄞`, `{}`, ""},
+		{`["e",` + deep + `]`, "e", deep, ""},
+		{`["e",{},{"id":"x"}]`, "e", `{}`, `{"id":"x"}`},
+		{" [ \"e\" , {\t} , { \"id\" : [1] } ] ", "e", "{\t}", `{ "id" : [1] }`},
+		{`["e",{},{}]`, "e", `{}`, `{}`},
+		{`["e",` + deep + `,` + deep + `]`, "e", deep, deep},
 	} {
-		event, object, _, err := SplitPublish([]byte(tt.in))
-		if err != nil || string(event) != tt.event || string(object) != tt.object {
-			t.Errorf("%s: got %q, %s, %v", tt.in, event, object, err)
+		event, object, options, err := SplitPublish([]byte(tt.in))
+		if err != nil || string(event) != tt.event || string(object) != tt.object || string(options) != tt.options {
+			t.Errorf("%s: got %q, %s, %s, %v", tt.in, event, object, options, err)
+		}
+		if (options == nil) != (tt.options == "") {
+			t.Errorf("%s: options %#v", tt.in, options)
 		}
 	}
 }
 
 func TestSplitPublishSlicesAreCapped(t *testing.T) {
-	const text = `["e",{}]`
+	const text = `["e",{},{}]`
 	payload := []byte(text)
-	event, object, _, err := SplitPublish(payload)
+	event, object, options, err := SplitPublish(payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = append(event, '!'), append(object, '!')
+	_, _, _ = append(event, '!'), append(object, '!'), append(options, '!')
 	if string(payload) != text {
 		t.Errorf("appending to what came out made %s of %s", payload, text)
 	}
@@ -246,7 +253,13 @@ func TestSplitPublishRefuses(t *testing.T) {
 		{"no array", `{"event":{}}`, shape},
 		{"empty array", ` [ ] `, shape},
 		{"one element", `["e"]`, shape},
-		{"three elements", `["e",{},{}]`, shape},
+		{"four elements", `["e",{},{},{}]`, shape},
+		{"options are a string", `["e",{},"id"]`, "bad publish: options: want an object"},
+		{"options are null", `["e",{},null]`, "bad publish: options: want an object"},
+		{"options are missing", `["e",{},]`, "bad publish: options: want an object"},
+		{"torn options", `["e",{},{`, "bad publish: offset 9: unexpected end"},
+		{"torn after the options", `["e",{},{}`, "bad publish: offset 10: unexpected end"},
+		{"options 33 deep", `["e",{},` + strings.Repeat(`{"a":`, 32), "bad publish: depth > 32"},
 		{"event is no string", `[1,{}]`, "bad publish: event: want a string"},
 		{"payload is an array", `["e",[]]`, "bad publish: payload: want an object"},
 		{"payload is null", `["e",null]`, "bad publish: payload: want an object"},
@@ -265,9 +278,9 @@ func TestSplitPublishRefuses(t *testing.T) {
 		{"deep", `["e",` + strings.Repeat(`{"a":`, 1000), "bad publish: depth > 32"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			event, object, _, err := SplitPublish([]byte(tt.in))
-			if event != nil || object != nil {
-				t.Errorf("got %q, %s with the error", event, object)
+			event, object, options, err := SplitPublish([]byte(tt.in))
+			if event != nil || object != nil || options != nil {
+				t.Errorf("got %q, %s, %s with the error", event, object, options)
 			}
 			wantError(t, err, tt.want)
 		})
@@ -331,14 +344,15 @@ func unquote(t *testing.T, token []byte) string {
 func FuzzSplitPublish(f *testing.F) {
 	for _, seed := range []string{
 		`["event",{"message":"red pill or blue pill?"}]`, ` [ "\ud834\udd1e\ud800" , { "a" : [ 1e5 , null ] } ] `,
-		`["e",{},{}]`, `["e",[]]`, `[]`, `null`, "[\"\xff\",{}]", `["e",` + strings.Repeat(`{"a":`, 33),
+		`["e",{},{}]`, `["e",{},{"id":"x"}]`, `["e",{},{},{}]`, `["e",{},[]]`, `["e",[]]`, `[]`, `null`, "[\"\xff\",{}]", `["e",` + strings.Repeat(`{"a":`, 33),
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		list, ok := elements(data)
-		ok = ok && len(list) == 2 && list[0][0] == '"' && list[1][0] == '{' && depthOf(t, data) <= MaxDepth
-		event, object, _, err := SplitPublish(data)
+		ok = ok && (len(list) == 2 || len(list) == 3 && list[2][0] == '{')
+		ok = ok && list[0][0] == '"' && list[1][0] == '{' && depthOf(t, data) <= MaxDepth
+		event, object, options, err := SplitPublish(data)
 		if (err == nil) != ok {
 			t.Fatalf("%q: error %v, but encoding/json says %v", data, err, ok)
 		}
@@ -346,8 +360,9 @@ func FuzzSplitPublish(f *testing.F) {
 			checkReason(t, err)
 			return
 		}
-		if string(event) != unquote(t, list[0]) || !bytes.Equal(object, list[1]) {
-			t.Errorf("%q: got %q, %s", data, event, object)
+		list = append(list, nil)
+		if string(event) != unquote(t, list[0]) || !bytes.Equal(object, list[1]) || !bytes.Equal(options, list[2]) {
+			t.Errorf("%q: got %q, %s, %s", data, event, object, options)
 		}
 	})
 }

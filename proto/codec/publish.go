@@ -4,7 +4,8 @@ const badPublish = "bad publish"
 
 // SplitPublish takes apart the payload of a publish, `[event, object]` or `[event, object, options]`. The event comes
 // without JSON escapes and may be empty; object and options, which is nil if there is none, are the JSON text of
-// objects, without white space around it. All alias the payload, but for an event that had escapes. The payload is checked in full, with the depth of a payload. The error is an *Error.
+// objects, without white space around it. All alias the payload, but for an event that had escapes. The payload is
+// checked in full, with the depth of a payload. The error is an *Error.
 func SplitPublish(payload []byte) (event, object, options []byte, err error) {
 	s := scanner{data: payload, prefix: badPublish}
 	if !s.accept('[') {
