@@ -16,6 +16,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/mutant"
 )
 
 // Channel is one session's membership of one topic as its hub sees it.
@@ -65,6 +66,8 @@ type Hub struct {
 	frames [frameSlots]frame
 	head   []byte
 	ref    []byte
+
+	late map[string]*Message // kept back by a mutant; nil in ordinary builds
 }
 
 // maxArena is how many bytes of frames a turn lends. Those beyond are copied into the connections' queues, which are
@@ -240,6 +243,13 @@ func (m *Message) body(k codec.Kind) []byte {
 // epoch, is from before the channels joined: it passes them by. The connections are flushed at the end of the loop's
 // turn, once for all that the turn staged. It allocates nothing per channel.
 func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
+	if mutant.Build {
+		return h.mangle(loop, m)
+	}
+	return h.deliver(loop, m)
+}
+
+func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 	t := h.topics[m.Topic]
 	if t == nil || m.Position.Epoch != t.last.Epoch || m.Position.Offset <= t.last.Offset {
 		return 0, 0
