@@ -50,6 +50,24 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// withDefaults sets the times that are zero. Counts of zero mean none.
+func (c Config) withDefaults() Config {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&c.TopicIdle, time.Minute},
+		{&c.HandoverTimeout, 5 * time.Second},
+		{&c.HistoryTTL, 2 * time.Minute},
+		{&c.DigestInterval, 2 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	return c
+}
+
 // history is the configuration of the topics' memory, in which 0 means the default.
 func (c *Config) history() history.Config {
 	h := history.Config{Messages: c.HistorySize, Bytes: c.HistoryBytes, TTL: c.HistoryTTL, TotalBytes: c.HistoryTotal}

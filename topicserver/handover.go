@@ -2,6 +2,7 @@ package topicserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,12 +25,20 @@ import (
 //	          ◄──────────────────── Gives{state: a}   kept, in case it gets lost on the way
 //	installs a, runs what waited
 //	Wants{taken: a} ──────────────────────────► forgets a
+//	          ◄───────────────────────────── Gives{}
 //
 // A topic that requests wait for is pulled first, so its pause is a round trip. Until it is pulled the old owner serves
 // it as before.
+//
+// When the ring changes again meanwhile, a topic goes on from server to server in the order of the rings: the one in the
+// middle still takes what was sealed for it, and says "not here yet" to the next one until it has it. What was not
+// sealed for it goes to the next one directly, and the one in the middle abandons it as soon as every other server
+// has told, under the new ring, what it has.
 
 // take fetches the topics of this server from the others that may have some: after each change of the ring, and at
 // the start, when others may know rings that this process has never seen.
+//
+// Lock order: the locks of package topic → take.mu.
 type take struct {
 	s    *Server
 	kick chan struct{} // a new round is due
@@ -38,31 +47,48 @@ type take struct {
 	givers map[string]*giver // of the current round, by server id; empty when everything is settled
 }
 
-// giver is one other server in the current round. Guarded by take.mu.
+// giver is one other server in a round. Guarded by take.mu, but for what is static.
 type giver struct {
-	server  ring.Server
-	before  bool            // an older ring has it, so it is likely to have topics of ours
-	offered bool            // it has told all that it has for us; what is not in offers it has not
-	offers  map[string]bool // not installed yet; the value says that it is pulled already
-	urgent  []string        // offers that requests wait for
-	wake    chan struct{}   // urgent has something
+	server ring.Server // static
+	before bool        // static: an older ring has it, so it is likely to have topics of ours
+
+	settled bool             // what is not in offers it has not, or it was given up
+	offers  map[string]offer // not installed yet
+	urgent  []string         // those that requests wait for, and names that are not on offer
+	wake    chan struct{}    // urgent has something
 }
 
-// handoverGrace bounds the wait, at the start, for servers of which nothing says that they have topics of ours.
-const handoverGrace = 500 * time.Millisecond
+// offer is the state of a topic that a giver has for us.
+type offer uint8
 
-// pullWindow is how many topics are on their way from one giver at once.
-const pullWindow = 16
+const (
+	open  offer = iota // to be pulled
+	asked              // pulled; its state is on its way
+	later              // the giver waits for it itself
+)
+
+const (
+	// startPatience bounds the wait, at the start, for servers of which nothing says that they have topics of ours.
+	startPatience = 500 * time.Millisecond
+	// pullWindow is how many topics are on their way from one giver at once.
+	pullWindow = 16
+	// laterPause is the time between two pulls of a topic that the giver has not yet.
+	laterPause = 10 * time.Millisecond
+	// redialPause is the time between two attempts to reach a giver, redialSlow that after it was given up.
+	redialPause = 50 * time.Millisecond
+	redialSlow  = time.Second
+)
+
+// errNewRing ends a handover of a round that is not the current one any more.
+var errNewRing = errors.New("the ring has changed")
 
 func newTake(s *Server) *take {
 	return &take{s: s, kick: make(chan struct{}, 1), givers: make(map[string]*giver)}
 }
 
 // begin opens a round: until a server has told what it has, it may have anything. known lists the rings that matter,
-// the one about to be used first. It is called before that ring is used.
+// the one about to be used first. It is called before that ring is used, by one goroutine at a time.
 func (tk *take) begin(known []*ring.Ring) {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
 	givers := make(map[string]*giver)
 	for i, r := range known {
 		for _, server := range r.Servers() {
@@ -70,11 +96,13 @@ func (tk *take) begin(known []*ring.Ring) {
 				continue
 			}
 			if givers[server.ID] == nil {
-				givers[server.ID] = &giver{server: server, offers: make(map[string]bool), wake: make(chan struct{}, 1)}
+				givers[server.ID] = &giver{server: server, offers: make(map[string]offer), wake: make(chan struct{}, 1)}
 			}
 			givers[server.ID].before = i > 0
 		}
 	}
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
 	tk.givers = givers
 	select {
 	case tk.kick <- struct{}{}:
@@ -82,24 +110,37 @@ func (tk *take) begin(known []*ring.Ring) {
 	}
 }
 
-// mayBeElsewhere reports whether another server may have the topic, and has it pulled soon if one has. It is called
-// under a registry shard's lock.
-func (tk *take) mayBeElsewhere(name string) bool {
+// elsewhere reports whether another server may have the topic.
+func (tk *take) elsewhere(name string) bool {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
 	for _, g := range tk.givers {
-		if pulled, ok := g.offers[name]; ok && !pulled {
+		if _, ok := g.offers[name]; ok || !g.settled {
+			return true
+		}
+	}
+	return false
+}
+
+// request is elsewhere for a topic that is asked for: it is pulled next if a server has it. It is called under a
+// registry shard's lock.
+func (tk *take) request(name string) bool {
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
+	found := false
+	for _, g := range tk.givers {
+		if state, ok := g.offers[name]; ok && state == open {
 			g.urgent = append(g.urgent, name)
 			select {
 			case g.wake <- struct{}{}:
 			default:
 			}
 			return true
-		} else if ok || !g.offered {
-			return true
+		} else if ok || !g.settled {
+			found = true
 		}
 	}
-	return false
+	return found
 }
 
 // run runs round after round until ctx is canceled.
@@ -123,17 +164,19 @@ func (tk *take) run(ctx context.Context) {
 			round.Go(func() { tk.from(roundCtx, g) })
 		}
 		tk.mu.Unlock()
+		tk.resolve() // the new rings may leave nobody to wait for
 	}
 }
 
-// from takes everything that one giver has for us, or gives it up when it cannot be reached within the bound.
+// from takes everything that one giver has for us. When it cannot be reached within the bound its topics begin anew
+// here; it is tried on then, for the topics that are not used until it comes back, and so that it ends the others.
 func (tk *take) from(ctx context.Context, g *giver) {
 	log := tk.s.log.With(zap.String("from", g.server.ID))
 	patience := tk.s.cfg.HandoverTimeout
 	if !g.before {
-		patience = min(patience, handoverGrace)
+		patience = min(patience, startPatience)
 	}
-	deadline := time.Now().Add(patience)
+	deadline, gaveUp := time.Now().Add(patience), false
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -142,27 +185,38 @@ func (tk *take) from(ctx context.Context, g *giver) {
 			return
 		case <-pause.C:
 		}
-		taken, err := tk.session(ctx, g)
+		began := time.Now()
+		reached, taken, err := tk.session(ctx, g)
+		if taken > 0 {
+			log.Info("took topics over", zap.Int("topics", taken), zap.Uint64("ring_version", tk.s.rings.Current().Version()))
+		}
 		if ctx.Err() != nil {
 			return
 		}
-		if taken > 0 {
-			log.Info("took topics over", zap.Int("topics", taken), zap.Uint64("ring_version", tk.s.rings.Current().Version()))
-			deadline = time.Now().Add(patience)
-		}
-		if err == nil || time.Now().After(deadline) {
-			if err != nil {
-				log.Warn("gave up on a server that may have topics of this one; topics that it has begin anew here",
-					zap.Duration("after", patience), zap.Error(err))
-			}
+		if err == nil {
 			tk.finish(g)
 			return
 		}
-		pause.Reset(50 * time.Millisecond)
+		if taken > 0 || reached && time.Since(began) > redialSlow {
+			deadline, gaveUp = time.Now().Add(patience), false // it was at work
+		}
+		if time.Now().Before(deadline) {
+			pause.Reset(redialPause)
+			continue
+		}
+		if !gaveUp {
+			log.Warn("cannot get the topics of this server that another may have; those that are used begin anew here",
+				zap.Duration("after", patience), zap.Error(err))
+		}
+		if reached || !gaveUp {
+			tk.giveUp(g)
+		}
+		gaveUp = true
+		pause.Reset(redialSlow)
 	}
 }
 
-// finish ends a giver's part in the round. Topics that waited for it alone begin anew.
+// finish ends a giver's part in the round.
 func (tk *take) finish(g *giver) {
 	tk.mu.Lock()
 	if tk.givers[g.server.ID] == g {
@@ -172,83 +226,108 @@ func (tk *take) finish(g *giver) {
 	tk.resolve()
 }
 
+// giveUp makes topics wait for a giver no longer.
+func (tk *take) giveUp(g *giver) {
+	tk.mu.Lock()
+	g.settled = true
+	clear(g.offers)
+	g.urgent = nil
+	tk.mu.Unlock()
+	tk.resolve()
+}
+
 // resolve ends the wait of topics that nobody has.
 func (tk *take) resolve() {
 	for _, name := range tk.s.topics.Waiting() {
-		if !tk.mayBeElsewhere(name) {
-			tk.s.topics.Install(name, nil)
-		}
+		tk.resolveOne(name)
 	}
 }
 
-// session is one connection to a giver. It returns nil when everything that the giver has for us is installed.
-func (tk *take) session(ctx context.Context, g *giver) (taken int, err error) {
-	first := &linkpb.Wants{Server: tk.s.cfg.ID}
-	for _, r := range tk.s.rings.Known() {
-		first.Rings = append(first.Rings, link.EncodeRing(r))
+// resolveOne ends the wait of a topic if nobody has it: it begins anew here, or is left to the server it belongs to by
+// now, which gets to know that it has to ask nobody else.
+func (tk *take) resolveOne(name string) {
+	switch {
+	case tk.elsewhere(name):
+	case tk.s.rings.Current().Owner(name).ID == tk.s.cfg.ID:
+		tk.s.topics.Install(name, nil)
+	default:
+		tk.s.topics.Abandon(name)
 	}
-	t, err := link.Take(ctx, g.server.Addr, tk.s.cfg.link(), first)
+}
+
+// session is one connection to a giver. It returns nil when everything that the giver has for us is installed, and
+// whether the giver has told what that is.
+func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
+	t, err := link.Take(ctx, g.server.Addr, tk.s.cfg.link(), tk.hello())
 	if err != nil {
-		return 0, err
+		return false, 0, err
 	}
 	defer t.Close()
+	offers := make(map[string]offer)
 	for done := false; !done; {
 		m, err := t.Receive()
 		if err != nil {
-			return 0, err
+			return false, 0, err
 		}
 		t.Greeted()
 		tk.s.learn(m.Rings)
-		tk.offered(g, m.Offers, m.Offered)
+		for _, name := range m.Offers {
+			offers[name] = open
+		}
 		done = m.Offered
 	}
+	tk.offered(g, offers, tk.s.topics.Waiting())
 	tk.resolve()
-	return tk.pull(ctx, t, g)
+	taken, err = tk.pull(ctx, t, g)
+	return true, taken, err
 }
 
-// offered notes what the giver has. Requests for it wait from now on, if they do not yet.
-func (tk *take) offered(g *giver, names []string, all bool) {
+// hello is the first message to a giver. Older rings are left out when there is no room for them.
+func (tk *take) hello() *linkpb.Wants {
+	m := &linkpb.Wants{Server: tk.s.cfg.ID}
+	for i, r := range tk.s.rings.Known() {
+		m.Rings = append(m.Rings, link.EncodeRing(r))
+		if i > 0 && m.SizeVT() > link.MaxWants {
+			m.Rings = m.Rings[:i]
+			break
+		}
+	}
+	return m
+}
+
+// offered notes all that the giver has. What it had before a cut, and has no more, is not waited for.
+func (tk *take) offered(g *giver, offers map[string]offer, waiting []string) {
 	tk.mu.Lock()
-	for _, name := range names {
-		g.offers[name] = false
-	}
-	g.offered = g.offered || all
-	tk.mu.Unlock()
-	for _, name := range names {
-		tk.s.topics.Expect(name)
-	}
+	defer tk.mu.Unlock()
+	g.offers, g.settled, g.urgent = offers, true, waiting
 }
 
-// pull fetches what is on offer, what requests wait for first.
+// pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it.
 func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, err error) {
-	states := make(chan *linkpb.TopicState, pullWindow)
-	failed := make(chan error, 1)
+	answers, failed := make(chan *linkpb.TopicState, 2*pullWindow), make(chan error, 1)
 	var receiver sync.WaitGroup
 	defer receiver.Wait()
 	defer t.Close()
-	receiver.Go(func() {
-		for {
-			m, err := t.Receive()
-			if err != nil {
-				failed <- err
-				return
-			}
-			if m.State != nil {
-				states <- m.State // never full: no more than the window is asked for
-			}
-		}
-	})
-	defer tk.unpull(g)
+	receiver.Go(func() { failed <- receiveAnswers(t, answers) })
+	retry := time.NewTicker(laterPause)
+	defer retry.Stop()
 	for flying := 0; ; {
-		names, left := tk.next(g, pullWindow-flying)
-		if left == 0 && flying == 0 {
-			return taken, nil
+		names, left, err := tk.next(g, pullWindow-flying)
+		if err != nil || left+flying == 0 {
+			return taken, err
 		}
+		names, useless := tk.expect(g, names)
 		if len(names) > 0 {
 			if err := t.Send(&linkpb.Wants{Pull: names}); err != nil {
 				return taken, err
 			}
 			flying += len(names)
+		}
+		if len(useless) > 0 {
+			if err := t.Send(&linkpb.Wants{Taken: useless}); err != nil {
+				return taken, err
+			}
+			flying++
 		}
 		select {
 		case <-ctx.Done():
@@ -256,214 +335,124 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 		case err := <-failed:
 			return taken, err
 		case <-g.wake:
-		case state := <-states:
+		case <-retry.C:
+			tk.again(g)
+		case state := <-answers:
 			flying--
-			taken += tk.install(g, state)
+			if state == nil {
+				continue
+			}
+			n, err := tk.install(g, state)
+			if err != nil {
+				return taken, err
+			}
+			taken += n
 			if err := t.Send(&linkpb.Wants{Taken: []string{state.Topic}}); err != nil {
 				return taken, err
 			}
+			flying++
+		}
+	}
+}
+
+// receiveAnswers receives states, and nil for what has been forgotten, until the handover ends. No more than a window
+// of them is ever on the way.
+func receiveAnswers(t *link.Taking, answers chan<- *linkpb.TopicState) error {
+	for {
+		m, err := t.Receive()
+		if err != nil {
+			return err
+		}
+		select {
+		case answers <- m.State:
+		default:
+			return errors.New("peer gives what was not asked for")
 		}
 	}
 }
 
 // next picks up to n offers to pull, and returns how many are left that are not installed.
-func (tk *take) next(g *giver, n int) (names []string, left int) {
+func (tk *take) next(g *giver, n int) (names []string, left int, err error) {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
-	for _, name := range g.urgent {
-		if pulled, ok := g.offers[name]; ok && !pulled && len(names) < n {
-			g.offers[name] = true
+	if tk.givers[g.server.ID] != g {
+		return nil, 0, errNewRing
+	}
+	pick := func(name string) {
+		if state, ok := g.offers[name]; ok && state == open {
+			g.offers[name] = asked
 			names = append(names, name)
 		}
 	}
-	g.urgent = g.urgent[:0]
-	for name, pulled := range g.offers {
-		if len(names) >= n {
-			break
-		}
-		if !pulled {
-			g.offers[name] = true
-			names = append(names, name)
-		}
+	for len(g.urgent) > 0 && len(names) < n {
+		pick(g.urgent[0])
+		g.urgent = g.urgent[1:]
 	}
-	return names, len(g.offers)
-}
-
-// unpull makes what was asked for and did not come be asked for again.
-func (tk *take) unpull(g *giver) {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	for name := range g.offers {
-		g.offers[name] = false
-	}
-}
-
-// install puts a topic's state in place. A topic that the giver has given on to another server is expected from there.
-func (tk *take) install(g *giver, state *linkpb.TopicState) int {
-	tk.mu.Lock()
-	delete(g.offers, state.Topic)
-	next := tk.givers[state.MovedTo]
-	if state.Absent && next != nil && next != g {
-		next.offers[state.Topic] = false
-		next.urgent = append(next.urgent, state.Topic)
-		select {
-		case next.wake <- struct{}{}:
-		default:
-		}
-		tk.mu.Unlock()
-		return 0
-	}
-	tk.mu.Unlock()
-	if state.Absent {
-		if !tk.mayBeElsewhere(state.Topic) {
-			tk.s.topics.Install(state.Topic, nil)
-		}
-		return 0
-	}
-	tk.s.topics.Install(state.Topic, state)
-	tk.s.moved.Add(1)
-	return 1
-}
-
-// give hands topics over to other servers.
-type give struct {
-	s *Server
-
-	mu    sync.Mutex
-	given map[string]*given
-}
-
-// given is a topic that was sealed for another server.
-type given struct {
-	to    string
-	state *linkpb.TopicState // nil once it has arrived
-	at    time.Time
-}
-
-// givenMemory is how long it is remembered where a topic went, for a third server that asks here.
-const givenMemory = time.Minute
-
-func newGive(s *Server) *give { return &give{s: s, given: make(map[string]*given)} }
-
-// serve serves one handover.
-func (gv *give) serve(h *link.Handover) error {
-	first, err := h.Receive()
-	if err != nil {
-		return err
-	}
-	peer := first.Server
-	gv.s.learn(first.Rings)
-	if !gv.s.knows(peer) || peer == gv.s.cfg.ID {
-		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer)
-	}
-	h.Greeted()
-	if err := gv.offer(h, peer); err != nil {
-		return err
-	}
-	for {
-		m, err := h.Receive()
-		if err != nil {
-			return nil // the peer is done, or will come again
-		}
-		gv.taken(m.Taken)
-		for _, name := range m.Pull {
-			state, err := gv.seal(h.Context(), name, peer)
-			if err != nil {
-				return err
-			}
-			if err := h.Send(&linkpb.Gives{State: state}); err != nil {
-				return err
+	if len(names) < n {
+		for name := range g.offers {
+			if pick(name); len(names) == n {
+				break
 			}
 		}
 	}
+	return names, len(g.offers), nil
 }
 
-// offer tells the peer the rings known here and every topic that is here and the peer's.
-func (gv *give) offer(h *link.Handover, peer string) error {
-	names := gv.s.topics.Foreign(func(name string) bool { return gv.s.rings.Current().Owner(name).ID == peer })
-	gv.mu.Lock()
-	for name, g := range gv.given {
-		if g.to == peer && g.state != nil {
-			names = append(names, name)
-		}
-	}
-	gv.mu.Unlock()
-	m := &linkpb.Gives{}
-	for _, r := range gv.s.rings.Known() {
-		m.Rings = append(m.Rings, link.EncodeRing(r))
-	}
-	const chunk = 4096 // names of 255 bytes at most stay well below the largest message
-	for {
-		n := min(len(names), chunk)
-		m.Offers, names = names[:n], names[n:]
-		m.Offered = len(names) == 0
-		if err := h.Send(m); err != nil || m.Offered {
-			return err
-		}
-		m = &linkpb.Gives{}
-	}
-}
-
-// seal returns a topic's state for the peer, having ended the topic here. It waits for a topic that is itself still on
-// its way here.
-func (gv *give) seal(ctx context.Context, name, peer string) (*linkpb.TopicState, error) {
-	rg := gv.s.rings.Current()
-	if rg.Owner(name).ID != peer {
-		return &linkpb.TopicState{Topic: name, Absent: true}, nil // a newer ring gives it to somebody else
-	}
-	for {
-		state, pending := gv.s.topics.Seal(name, rg.Version())
-		if pending {
-			select {
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			case <-time.After(2 * time.Millisecond):
-			}
+// expect makes topics wait that are about to be pulled, so that a third server that asks here from now on is told of
+// them. Those that are useless, being another's by now and nothing here waiting for them, are not to be pulled.
+func (tk *take) expect(g *giver, names []string) (pull, useless []string) {
+	for _, name := range names {
+		if tk.s.topics.Expect(name) {
+			pull = append(pull, name)
 			continue
 		}
-		gv.mu.Lock()
-		defer gv.mu.Unlock()
-		if state != nil {
-			gv.given[name] = &given{to: peer, state: state, at: time.Now()}
-			return state, nil
-		}
-		g := gv.given[name]
-		switch {
-		case g == nil:
-			return &linkpb.TopicState{Topic: name, Absent: true}, nil
-		case g.to == peer && g.state != nil:
-			return g.state, nil
-		default:
-			return &linkpb.TopicState{Topic: name, Absent: true, MovedTo: g.to}, nil
+		useless = append(useless, name)
+		tk.drop(g, name)
+	}
+	return pull, useless
+}
+
+// drop takes an offer away.
+func (tk *take) drop(g *giver, name string) {
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
+	delete(g.offers, name)
+}
+
+// again makes topics be pulled again that the giver did not have yet.
+func (tk *take) again(g *giver) {
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
+	for name, state := range g.offers {
+		if state == later {
+			g.offers[name] = open
 		}
 	}
 }
 
-// taken forgets the state of topics that have arrived, and after a while the topics.
-func (gv *give) taken(names []string) {
-	gv.mu.Lock()
-	defer gv.mu.Unlock()
-	for _, name := range names {
-		if g := gv.given[name]; g != nil {
-			g.state = nil
+// install puts a topic's state in place, if the giver has it.
+func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err error) {
+	name := state.Topic
+	tk.mu.Lock()
+	was, ok := g.offers[name]
+	notYet := state.Absent && state.MovedTo == g.server.ID
+	if ok && notYet {
+		g.offers[name] = later
+	}
+	tk.mu.Unlock()
+	switch {
+	case !ok || was != asked:
+		return 0, fmt.Errorf("peer gives topic %q, which was not asked for", name)
+	case notYet:
+		return 0, nil
+	case !state.Absent:
+		tk.s.give.returned(name)
+		if tk.s.topics.Install(name, state) {
+			tk.s.moved.Add(1)
+			installed = 1
 		}
 	}
-	for name, g := range gv.given {
-		if g.state == nil && time.Since(g.at) > givenMemory {
-			delete(gv.given, name)
-		}
-	}
-}
-
-// pending returns how many topics are here that the ring gives to others, those on their way included.
-func (gv *give) pending() int {
-	n := len(gv.s.topics.Foreign(func(name string) bool { return gv.s.rings.Current().Owner(name).ID != gv.s.cfg.ID }))
-	gv.mu.Lock()
-	defer gv.mu.Unlock()
-	for _, g := range gv.given {
-		if g.state != nil {
-			n++
-		}
-	}
-	return n
+	tk.drop(g, name)
+	tk.resolveOne(name)
+	return installed, nil
 }

@@ -74,13 +74,27 @@ func start(t testing.TB, cfg Config, ids ...string) *server {
 		ids = []string{"ts-a"}
 	}
 	cfg.ID = "ts-a"
-	core, logs := observer.New(zapcore.InfoLevel)
-	d := daemon.New(zap.New(core))
-	s, err := New(cfg, testRing(t, ids...), d)
+	return startOn(t, cfg, testRing(t, ids...), listen(t, "127.0.0.1:0"))
+}
+
+func listen(t testing.TB, addr string) net.Listener {
+	t.Helper()
+	lis, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	return lis
+}
+
+// startOn starts the topic server cfg.ID.
+func startOn(t testing.TB, cfg Config, rg *ring.Ring, lis net.Listener) *server {
+	t.Helper()
+	if cfg.HistorySize == 0 {
+		cfg.HistorySize, cfg.HistoryIDs = 256, 1000
+	}
+	core, logs := observer.New(zapcore.InfoLevel)
+	d := daemon.New(zap.New(core))
+	s, err := New(cfg, rg, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +122,7 @@ func (s *server) hello() *linkpb.Hello {
 // gateway is a scripted gateway with one lane.
 type gateway struct {
 	*link.Lane
-	items chan any   // what comes down, decoded, in order
+	items chan any   // what comes down, decoded, in order; pings and digests are left out
 	ended chan error // why the lane ended
 	ref   uint64
 }
@@ -121,16 +135,41 @@ func (s *server) dial(t testing.TB, hello *linkpb.Hello) *gateway {
 		t.Fatal(err)
 	}
 	g := &gateway{Lane: lane, items: make(chan any, 10_000), ended: make(chan error, 1)}
+	stop := ping(lane)
 	go func() {
 		defer close(g.ended)
 		g.ended <- lane.Receive(g.item, func() {})
 	}()
 	t.Cleanup(func() {
+		stop()
 		lane.Close()
 		for range g.ended { // until Receive has returned
 		}
 	})
 	return g
+}
+
+// ping keeps a lane proven until stop is called.
+func ping(lane *link.Lane) (stop func()) {
+	done := make(chan struct{})
+	var pinging sync.WaitGroup
+	pinging.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				lane.Append(linkpb.KindUpPing, &linkpb.Ping{})
+				lane.Flush()
+			}
+		}
+	})
+	return func() {
+		close(done)
+		pinging.Wait()
+	}
 }
 
 // connect opens the lane of a gateway that has the given name and waits for the Welcome.
@@ -155,6 +194,12 @@ func (g *gateway) item(kind linkpb.Kind, body []byte) error {
 		m = new(linkpb.Reply)
 	case linkpb.KindMessage:
 		m = new(linkpb.Message)
+	case linkpb.KindSealed:
+		m = new(linkpb.Sealed)
+	case linkpb.KindDownRing:
+		m = new(linkpb.Ring)
+	case linkpb.KindDownPing, linkpb.KindDigest:
+		return nil
 	default:
 		return errors.New("unknown item")
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"storj.io/drpc/drpcwire"
 
@@ -76,7 +77,7 @@ func TestAnswersOfALane(t *testing.T) {
 	}{
 		{"mine", &linkpb.Publish{Topic: mine}, linkpb.Code_OK, ""},
 		{"longest name", &linkpb.Publish{Topic: long}, linkpb.Code_OK, ""},
-		{"not mine", &linkpb.Publish{Topic: other}, linkpb.Code_NOT_OWNER, `ring v7 gives the topic to "ts-b"`},
+		{"not mine", &linkpb.Publish{Topic: other}, linkpb.Code_NOT_OWNER, "the ring gives the topic to another server"},
 		{"no name", &linkpb.Publish{}, linkpb.Code_INVALID, badName},
 		{"256 bytes", &linkpb.Publish{Topic: strings.Repeat("x", 256)}, linkpb.Code_INVALID, badName},
 		{"not UTF-8", &linkpb.Publish{Topic: "t:\xff"}, linkpb.Code_INVALID, badName},
@@ -190,6 +191,7 @@ func TestBrokenLanesEnd(t *testing.T) {
 		{"torn join", linkpb.KindJoin, "\x11\x00"},
 		{"torn leave", linkpb.KindLeave, "\x11\x00"},
 		{"torn publish", linkpb.KindPublish, "\x22\xff\xff"},
+		{"torn ring", linkpb.KindUpRing, "\x12\x05ab"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g := s.connect(t, "gw-a")
@@ -235,6 +237,61 @@ type raw string
 func (r raw) SizeVT() int { return len(r) }
 
 func (r raw) MarshalToSizedBufferVT(dst []byte) (int, error) { return copy(dst, r), nil }
+
+func TestAPingIsAnswered(t *testing.T) {
+	s := start(t, Config{})
+	pong := make(chan struct{}, 1)
+	lane, err := link.Dial(t.Context(), s.addr, link.Config{}, s.hello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane.Append(linkpb.KindUpPing, &linkpb.Ping{})
+	lane.Flush()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- lane.Receive(func(kind linkpb.Kind, _ []byte) error {
+			lane.Greeted()
+			if kind == linkpb.KindDownPing {
+				pong <- struct{}{}
+			}
+			return nil
+		}, func() {})
+	}()
+	await(t, "the answer", pong)
+	lane.Close()
+	await(t, "the lane to end", ended)
+}
+
+// Gateways are told now and then what they should have.
+func TestDigestsAreSent(t *testing.T) {
+	s := start(t, Config{DigestInterval: 10 * time.Millisecond})
+	digests := make(chan *linkpb.Digest, 100)
+	lane, err := link.Dial(t.Context(), s.addr, link.Config{}, s.hello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane.Append(linkpb.KindSubscribe, &linkpb.Subscribe{Ref: 1, Topic: "t:a"})
+	lane.Append(linkpb.KindPublish, &linkpb.Publish{Ref: 2, Topic: "t:a"})
+	lane.Flush()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- lane.Receive(func(kind linkpb.Kind, body []byte) error {
+			lane.Greeted()
+			if kind != linkpb.KindDigest {
+				return nil
+			}
+			d := new(linkpb.Digest)
+			err := d.UnmarshalVT(body)
+			digests <- d
+			return err
+		}, func() {})
+	}()
+	if d := await(t, "a digest", digests); d.Topic != "t:a" || d.Position.GetOffset() != 1 {
+		t.Errorf("digest %v", d)
+	}
+	lane.Close()
+	await(t, "the lane to end", ended)
+}
 
 // An item of a kind that a later protocol may have is no reason to end a lane.
 func TestUnknownItemIsSkipped(t *testing.T) {
@@ -358,6 +415,7 @@ func TestFrozenGatewayDelaysNobody(t *testing.T) {
 	}
 	frozen.Append(linkpb.KindSubscribe, &linkpb.Subscribe{Ref: 1, Topic: "t:a"})
 	frozen.Flush()
+	defer ping(frozen)() // it stops reading, not working
 	ended := make(chan error, 1)
 	go func() {
 		ended <- frozen.Receive(func(kind linkpb.Kind, _ []byte) error {
@@ -399,9 +457,12 @@ func FuzzUp(f *testing.F) {
 	f.Add(pack(linkpb.KindLeave, &linkpb.Leave{Topic: "t:a", Subscriber: 1}))
 	f.Add(pack(linkpb.KindPublish, &linkpb.Publish{Ref: 1, Topic: "t:a", Event: "e", Payload: []byte(`{}`)}))
 	f.Add(pack(linkpb.KindHello, &linkpb.Hello{Protocol: 1}))
+	f.Add(pack(linkpb.KindUpPing, &linkpb.Ping{}))
+	f.Add(pack(linkpb.KindUpRing, &linkpb.Ring{Version: 3, Servers: []*linkpb.RingServer{{Id: "ts-b", Addr: "127.0.0.1:1"}}}))
+	f.Add(pack(linkpb.KindSubscribe, &linkpb.Subscribe{Ref: 1, Topic: "t:a", Since: []*linkpb.Position{{Epoch: 1, Offset: 1 << 63}, {}}}))
 	f.Add(pack(linkpb.KindPublish, raw("\x22\xff\xff")))
 	f.Add([]byte("\x0a\x02\x12\x05"))
-	s := start(f, Config{})
+	s := start(f, Config{HandoverTimeout: 10 * time.Millisecond}) // a batch may hold a ring
 	bystander := s.connect(f, "gw-z")
 	f.Fuzz(func(t *testing.T, batch []byte) {
 		g := s.connect(t, "gw-a")
@@ -417,6 +478,8 @@ func FuzzUp(f *testing.F) {
 				done = true
 			}
 		}
-		bystander.publish(t, "t:other", "x")
+		bystander.ref++
+		bystander.send(linkpb.KindPublish, &linkpb.Publish{Ref: bystander.ref, Topic: "t:other"})
+		bystander.reply(t, bystander.ref)
 	})
 }

@@ -3,7 +3,11 @@ package topicserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"slices"
+	"strings"
+	"syscall"
 
 	"go.uber.org/zap"
 
@@ -18,7 +22,7 @@ func (s *Server) claim(name string) topic.Claim {
 	switch {
 	case s.rings.Current().Owner(name).ID != s.cfg.ID:
 		return topic.NotOurs
-	case s.take.mayBeElsewhere(name):
+	case s.take.request(name):
 		return topic.OursLater
 	}
 	return topic.Ours
@@ -40,23 +44,34 @@ func (s *Server) RingVersion() uint64 { return s.rings.Current().Version() }
 // watchRing keeps the ring at what the ring file says until ctx is canceled.
 func (s *Server) watchRing(ctx context.Context) {
 	err := ring.Watch(ctx, ring.WatchConfig{
-		Path:    s.cfg.RingFile,
-		Current: s.rings.Current,
-		Apply: func(next *ring.Ring) error {
-			err := s.rings.Replace(next)
-			s.staleFile.Store(err != nil)
-			return err
-		},
-		Fail: func(err error) {
-			s.ringFailed.Store(true)
-			s.log.Error("ring file not applied; the ring in use stays", zap.Error(err))
-		},
-		Recovered: func() { s.ringFailed.Store(false) },
-		Reload:    s.reload,
+		Path:      s.cfg.RingFile,
+		Current:   s.rings.Current,
+		Apply:     s.rings.Replace,
+		Fail:      s.ringFileFailed,
+		Recovered: func() { s.fileState(false, false) },
+		Reload:    s.look,
 	})
 	if err != nil {
 		s.log.Error("ring file is not watched", zap.Error(err))
 	}
+}
+
+func (s *Server) ringFileFailed(err error) {
+	switch {
+	case errors.Is(err, ring.ErrUnwatched): // says nothing about the file
+		s.log.Warn("ring file is looked at now and then only", zap.Error(err))
+	case errors.Is(err, ring.ErrOlder):
+		s.fileState(false, true)
+		s.log.Warn("this server's ring file is stale", zap.Error(err))
+	default:
+		s.fileState(true, false)
+		s.log.Error("ring file not applied; the ring in use stays", zap.Error(err))
+	}
+}
+
+func (s *Server) fileState(failed, stale bool) {
+	s.ringFailed.Store(failed)
+	s.staleFile.Store(stale)
 }
 
 // ringChanged tells every gateway, so that editing one file is enough for a whole cluster.
@@ -73,12 +88,11 @@ func (s *Server) ringChanged(old, next *ring.Ring) {
 	}
 }
 
-// learn takes rings that a peer knows: a newer one is used, older ones tell who may have topics of ours.
+// learn takes rings that a peer knows: a newer one is used, older ones tell who may have topics of ours. It is called by
+// those who receive from peers, and building a ring that is news takes milliseconds.
 func (s *Server) learn(rings []*linkpb.Ring) {
 	for _, m := range rings {
-		current := s.rings.Current()
-		if m.Version == current.Version() {
-			s.compare(current, m)
+		if s.compare(m); !s.rings.News(m.GetVersion()) {
 			continue
 		}
 		r, err := link.DecodeRing(m)
@@ -86,22 +100,34 @@ func (s *Server) learn(rings []*linkpb.Ring) {
 			s.log.Error("a peer sent a bad ring", zap.Error(err))
 			continue
 		}
-		if m.Version < current.Version() {
-			if s.rings.Learn(r) {
-				s.take.begin(s.rings.Known())
-			}
+		if s.rings.Learn(r) {
 			continue
 		}
-		if err := s.rings.Adopt(r); err == nil && s.cfg.RingFile != "" {
-			s.staleFile.Store(true)
-			s.log.Warn("took a newer ring from a peer; this server's ring file is stale", zap.Uint64("ring_version", m.Version))
+		switch err := s.rings.Adopt(r); {
+		case err == nil:
+			s.log.Info("took a newer ring from a peer", zap.Uint64("ring_version", m.Version))
+			select {
+			case s.look <- syscall.SIGHUP: // the file is older, or has the ring too by now
+			default:
+			}
+		case errors.Is(err, ring.ErrConflict):
+			s.compare(m)
 		}
 	}
 }
 
-// compare reports a peer that uses another ring under the same version.
-func (s *Server) compare(current *ring.Ring, m *linkpb.Ring) {
-	if r, err := link.DecodeRing(m); err == nil && r.Hash() != current.Hash() {
+// compare reports a peer whose ring has the version of the one in use here and other content.
+func (s *Server) compare(m *linkpb.Ring) {
+	current := s.rings.Current()
+	if current.Version() != m.GetVersion() {
+		return
+	}
+	var servers []ring.Server
+	for _, one := range m.GetServers() {
+		servers = append(servers, ring.Server{ID: one.GetId(), Addr: one.GetAddr(), Weight: int(max(one.GetWeight(), 1))})
+	}
+	slices.SortFunc(servers, func(a, b ring.Server) int { return strings.Compare(a.ID, b.ID) })
+	if !slices.Equal(servers, current.Servers()) {
 		s.log.Error("RING_CONFLICT: a peer's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}
 }

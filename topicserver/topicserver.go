@@ -37,12 +37,12 @@ type Server struct {
 	log      *zap.Logger
 
 	serving    atomic.Bool
-	refused    atomic.Uint64 // lanes that were answered with a Refusal
-	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
-	moved      atomic.Uint64 // topics that came over from other servers
-	staleFile  atomic.Bool   // the ring in use came from a peer and is newer than the file's
-	ringFailed atomic.Bool   // the ring file is of no use
-	reload     <-chan os.Signal
+	refused    atomic.Uint64  // lanes that were answered with a Refusal
+	slowLanes  atomic.Uint64  // lanes that ended because the gateway did not read
+	moved      atomic.Uint64  // topics that came over from other servers
+	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
+	ringFailed atomic.Bool    // the ring file is of no use
+	look       chan os.Signal // asks for a look at the ring file
 
 	mu    sync.Mutex
 	lanes map[laneKey]*lane
@@ -64,6 +64,7 @@ type lane struct {
 // New returns a topic server that owns what the ring gives to cfg.ID. It registers metrics and a readiness check with
 // d, so it takes a Daemon of its own. The error is a daemon.ErrConfig.
 func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
+	cfg = cfg.withDefaults()
 	if _, ok := rg.Server(cfg.ID); !ok {
 		return nil, daemon.ConfigError(fmt.Errorf("id %q not in ring v%d", cfg.ID, rg.Version()))
 	}
@@ -73,6 +74,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		store:    history.NewMemory(cfg.history()),
 		log:      d.Log.With(zap.String("server", cfg.ID)),
 		lanes:    make(map[laneKey]*lane),
+		look:     make(chan os.Signal, 1),
 	}
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
@@ -100,15 +102,13 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	if err != nil {
 		return daemon.ConfigError(fmt.Errorf("TOPICSERVER_ADDR: %w", err))
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	s.reload = hangup
+	signal.Notify(s.look, syscall.SIGHUP)
+	defer signal.Stop(s.look)
 	return s.Serve(ctx, lis)
 }
 
 // Serve accepts links on lis until ctx is canceled, then ends them and returns when all have ended. It closes lis. A
-// server that the ring does not have any more hands its topics over first, for at most HandoverTimeout.
+// server that the ring does not have any more hands its topics over first, until none has gone for HandoverTimeout.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.log.Info("serving topics", zap.Stringer("addr", lis.Addr()),
 		zap.Uint64("ring_version", s.rings.Current().Version()), zap.Int("servers", len(s.rings.Current().Servers())))
@@ -118,7 +118,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
 		s.serving.Store(false)
-		s.waitHandedOver()
+		s.waitHandedOver(inner)
 		cancel()
 	})()
 	wg.Go(func() { s.take.run(inner) })
@@ -138,17 +138,27 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	return nil
 }
 
-// waitHandedOver returns at once unless the ring has dropped this server; then it gives the others time to take over.
-func (s *Server) waitHandedOver() {
+// waitHandedOver returns at once unless the ring has dropped this server; then it gives the others time to take over, as
+// long as they do.
+func (s *Server) waitHandedOver(ctx context.Context) {
 	if _, in := s.rings.Current().Server(s.cfg.ID); in {
 		return
 	}
-	deadline := time.Now().Add(s.cfg.HandoverTimeout)
-	for s.give.pending() > 0 && time.Now().Before(deadline) {
-		time.Sleep(10 * time.Millisecond)
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	left, deadline := s.give.pending(), time.Now().Add(s.cfg.HandoverTimeout)
+	for left > 0 && time.Now().Before(deadline) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		if n := s.give.pending(); n < left {
+			left, deadline = n, time.Now().Add(s.cfg.HandoverTimeout)
+		}
 	}
-	if n := s.give.pending(); n > 0 {
-		s.log.Error("stopping with topics that nobody took over", zap.Int("topics", n))
+	if left > 0 {
+		s.log.Error("stopping with topics that nobody took over", zap.Int("topics", left))
 	}
 }
 
@@ -168,6 +178,7 @@ func (s *Server) housekeep(ctx context.Context) {
 			if n := s.topics.Sweep(idle); n > 0 {
 				s.log.Debug("forgot unused topics", zap.Int("topics", n))
 			}
+			s.give.expire()
 		case <-digest.C:
 			for _, l := range s.openLanes() {
 				l.subs.Digest()

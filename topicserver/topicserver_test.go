@@ -115,7 +115,7 @@ func TestStopEndsEveryLane(t *testing.T) {
 }
 
 func TestUnusedTopicsAreForgotten(t *testing.T) {
-	s := start(t, Config{TopicIdle: 20 * time.Millisecond})
+	s := start(t, Config{TopicIdle: 20 * time.Millisecond, HistoryTTL: 20 * time.Millisecond})
 	g := s.connect(t, "gw-a")
 	g.subscribe(t, "t:kept")
 	first := g.publish(t, "t:a", "x").Position
@@ -187,7 +187,10 @@ func TestValidate(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Errorf("the defaults with id and ring file: %v", err)
 	}
-	bad := Config{Addr: "7101", TopicIdle: time.Millisecond, MaxLanes: -1}
+	bad := Config{
+		Addr: "7101", TopicIdle: time.Millisecond, MaxLanes: -1, HandoverTimeout: time.Hour, HistorySize: -1, HistoryBytes: 1,
+		HistoryTotal: 1, HistoryIDs: 1e6, HistoryTTL: 48 * time.Hour, DigestInterval: time.Millisecond,
+	}
 	bad.LogLevel = "loud"
 	err := bad.Validate()
 	if err == nil {
@@ -199,6 +202,13 @@ func TestValidate(t *testing.T) {
 		`TOPICSERVER_ADDR="7101": want host:port or :port, e.g. 127.0.0.1:4000`,
 		`RING_FILE is required: the path of the ring file`,
 		`TOPIC_IDLE="1ms": want 1s to 24h0m0s`,
+		`HANDOVER_TIMEOUT="1h0m0s": want 10ms to 10m0s`,
+		`HISTORY_SIZE="-1": want 0 to 1000000`,
+		`HISTORY_BYTES="1": want 1024 to 2097152`,
+		`HISTORY_TOTAL_BYTES="1": want 1048576 to 1099511627776`,
+		`HISTORY_TTL="48h0m0s": want 1s to 24h0m0s`,
+		`HISTORY_IDS="1000000": want 0 to 30000`,
+		`DIGEST_INTERVAL="1ms": want 10ms to 1h0m0s`,
 		`MAX_LANES="-1": want 1 to 1048576`,
 	}
 	if got := strings.Split(err.Error(), "\n"); strings.Join(got, "\n") != strings.Join(want, "\n") {

@@ -85,8 +85,7 @@ func TestProbeTarget(t *testing.T) {
 	}
 }
 
-// A service that hangs is not ready, and says so in time; what else may answer there neither redirects a probe to a
-// ready one nor floods the log.
+// A service that hangs is not ready, and a probe says so in time; what else may answer there does not flood the log.
 func TestProbeOfOddServers(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

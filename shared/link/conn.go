@@ -22,8 +22,9 @@ var ErrSilentPeer = errors.New("link: peer is silent")
 var ErrNotGreeted = errors.New("link: peer did not introduce itself")
 
 const (
-	// helloBytes bounds what is read before a Hello: a stranger's bytes never grow a buffer of ours beyond a few KiB.
-	helloBytes = 16 << 10
+	// helloBytes bounds what is read before a Hello, or before the first message of a handover, which holds the largest
+	// ring there can be: a stranger's bytes never grow a buffer of ours beyond that.
+	helloBytes = 32 << 10
 	// drainChunk is the most that one write of drain gives to the kernel.
 	drainChunk = 64 << 10
 )

@@ -27,8 +27,17 @@ func (h *Handover) Receive() (*linkpb.Wants, error) { return h.stream.Recv() }
 // Send sends a message. It does not wait for the peer.
 func (h *Handover) Send(m *linkpb.Gives) error { return h.stream.Send(m) }
 
+// Backlog returns how many bytes wait for a peer that does not read. More than Config.MaxQueued end the handover.
+func (h *Handover) Backlog() int { return h.conn.backlog() }
+
 // Context ends with the handover.
 func (h *Handover) Context() context.Context { return h.stream.Context() }
+
+// MaxWants bounds the encoded size of the first message of a Take, in bytes: a giver reads no more from a stranger.
+const MaxWants = helloBytes - 1<<10
+
+// MaxState bounds the encoded size of a message of a handover but its first one, in bytes.
+const MaxState = maxMessage - 1<<10
 
 // Taking is the taking end of a handover. One goroutine sends and one receives.
 type Taking struct {

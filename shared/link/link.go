@@ -8,8 +8,8 @@
 // Receiving is one goroutine that is always inside Receive, since dRPC notices the peer's end nowhere else. It hands
 // over items in the order in which they were appended.
 //
-// Nothing here keeps a lane alive or finds out that a running peer has stopped working: TCP keep-alive finds dead hosts,
-// WriteTimeout finds peers that do not read, and that is all.
+// A greeted lane lives as long as its peer sends something now and then. Nothing here does so by itself: those who use a
+// lane ping and answer pings.
 //
 // Lock order: Sender.mu, then conn.mu. Neither is held while a callback runs or a peer is waited for.
 package link

@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// maxKnown is how many rings a Keeper remembers, the one in use included.
-const maxKnown = 4
+// maxKnown is how many rings a Keeper remembers, the one in use included. A server that is in none of them is not asked
+// for topics any more: that many edits have to be further apart than it takes to move the topics.
+const maxKnown = 8
 
 // Keeper holds the ring that a process uses, and the ones used before it, by which a new owner finds out who may have
 // a topic's past. Any goroutine may call its methods.
@@ -21,11 +22,12 @@ type Keeper struct {
 	hooks Hooks
 }
 
-// Hooks are called at each change, one change at a time. They must not wait, nor call the Keeper.
+// Hooks are called at each change, one change at a time. They must not wait, nor call the Keeper, save Current.
 type Hooks struct {
-	// Changing is called before Current returns the next ring. known is what Known will return.
+	// Changing is called when another ring comes to be known, and before Current returns it. known is what Known will
+	// return.
 	Changing func(known []*Ring)
-	// Changed is called after that.
+	// Changed is called when another ring has come to use.
 	Changed func(old, next *Ring)
 }
 
@@ -79,7 +81,31 @@ func (k *Keeper) Learn(r *Ring) bool {
 	if r.version >= k.current.Load().version {
 		return false
 	}
-	return k.rememberLocked(r)
+	if !k.rememberLocked(r) {
+		return false
+	}
+	k.hooks.Changing(append([]*Ring{k.current.Load()}, k.past...))
+	return true
+}
+
+// News reports whether a ring of that version is worth having: newer than the one in use, or older but among the
+// newest that are known, and not one of them.
+func (k *Keeper) News(version uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if current := k.current.Load().version; version >= current {
+		return version > current
+	}
+	older := 0
+	for _, r := range k.past {
+		if r.version == version {
+			return false
+		}
+		if r.version > version {
+			older++
+		}
+	}
+	return older < maxKnown-1
 }
 
 // rememberLocked puts a ring in its place among the past ones.

@@ -34,7 +34,7 @@ type gateway struct {
 	*Lane // the end at the topic server
 	Turn
 
-	items chan any // *linkpb.Reply and *linkpb.Message, as they arrive; unless discard
+	items chan any // what arrives, decoded; unless discard
 }
 
 // gateways starts gateways named gw-a, gw-b, … With discard they read and forget.
@@ -90,22 +90,25 @@ func (g *gateway) receive(t testing.TB, far *link.Lane, discard bool) error {
 			far.Greeted()
 		case discard:
 		case kind == linkpb.KindReply:
-			m := new(linkpb.Reply)
-			if err := m.UnmarshalVT(body); err != nil {
-				t.Error(err)
-			}
-			g.items <- m
+			g.got(t, new(linkpb.Reply), body)
 		case kind == linkpb.KindMessage:
-			m := new(linkpb.Message)
-			if err := m.UnmarshalVT(body); err != nil {
-				t.Error(err)
-			}
-			g.items <- m
+			g.got(t, new(linkpb.Message), body)
+		case kind == linkpb.KindDigest:
+			g.got(t, new(linkpb.Digest), body)
+		case kind == linkpb.KindSealed:
+			g.got(t, new(linkpb.Sealed), body)
 		default:
 			t.Errorf("item of kind %d", kind)
 		}
 		return nil
 	}, func() {})
+}
+
+func (g *gateway) got(t testing.TB, m interface{ UnmarshalVT([]byte) error }, body []byte) {
+	if err := m.UnmarshalVT(body); err != nil {
+		t.Error(err)
+	}
+	g.items <- m
 }
 
 // next returns the next item of the wanted type; another type is a failure.

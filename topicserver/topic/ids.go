@@ -28,21 +28,25 @@ type idEntry struct {
 	at      time.Time
 }
 
-// add remembers an id that is not in the window. The oldest ones beyond max, or older than ttl, are forgotten.
-func (w *idWindow) add(id publishID, e idEntry, max int, ttl time.Duration) {
+// find looks an id up, having forgotten the oldest ones as far as they are ttl old.
+func (w *idWindow) find(id publishID, now time.Time, ttl time.Duration) (e idEntry, ok bool) {
+	for len(w.byID) > 0 && now.Sub(w.byID[w.ring[w.first]].at) >= ttl {
+		w.pop()
+	}
+	e, ok = w.byID[id]
+	return e, ok
+}
+
+// add remembers an id that find has not found. The oldest ones beyond max are forgotten.
+func (w *idWindow) add(id publishID, e idEntry, max int) {
 	if max <= 0 {
 		return
 	}
 	if w.byID == nil {
 		w.byID = make(map[publishID]idEntry)
 	}
-	for len(w.byID) > 0 {
-		oldest := w.ring[w.first]
-		if len(w.byID) < max && e.at.Sub(w.byID[oldest].at) < ttl {
-			break
-		}
-		delete(w.byID, oldest)
-		w.first = (w.first + 1) % len(w.ring)
+	for len(w.byID) >= max {
+		w.pop()
 	}
 	n := len(w.byID)
 	if n == len(w.ring) {
@@ -50,6 +54,12 @@ func (w *idWindow) add(id publishID, e idEntry, max int, ttl time.Duration) {
 	}
 	w.ring[(w.first+n)%len(w.ring)] = id
 	w.byID[id] = e
+}
+
+// pop forgets the oldest id, which there must be.
+func (w *idWindow) pop() {
+	delete(w.byID, w.ring[w.first])
+	w.first = (w.first + 1) % len(w.ring)
 }
 
 func (w *idWindow) grow() {
@@ -71,10 +81,13 @@ func (w *idWindow) export() []*linkpb.PublishID {
 	return list
 }
 
-// restore fills an empty window with what export listed on another server.
-func (w *idWindow) restore(list []*linkpb.PublishID, now time.Time, max int, ttl time.Duration) {
+// restore fills an empty window with what export listed on another server. Their age counts from now.
+func (w *idWindow) restore(list []*linkpb.PublishID, now time.Time, max int) {
 	for _, p := range list {
-		w.add(publishID{p.High, p.Low}, idEntry{p.Content, p.Offset, now}, max, ttl)
+		id := publishID{p.GetHigh(), p.GetLow()}
+		if _, twice := w.byID[id]; !twice {
+			w.add(id, idEntry{p.GetContent(), p.GetOffset(), now}, max)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package topic
 
 import (
+	"maps"
 	"slices"
 
 	"go.uber.org/zap"
@@ -9,33 +10,39 @@ import (
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
-// A topic moves in three steps: its new owner lists it as expected (or makes it waiting at the first request), its old
-// owner seals it, and the new owner installs what it got.
+// A topic moves in three steps: its new owner expects it, its old owner seals it, and the new owner installs what it
+// got. A topic that is asked for before that waits as well, until it is installed.
 
 // Foreign lists the topics here for which foreign is true: those that a ring change has given to others. Topics whose
-// own state is still on its way here are listed too; they can be sealed once it has come.
+// own state is still on its way here are listed too; they can be sealed once it has come. No lock is held while foreign
+// is called.
 func (r *Registry) Foreign(foreign func(topic string) bool) []string {
 	var names []string
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		for name := range s.topics {
+		here := slices.Collect(maps.Keys(s.topics))
+		s.mu.Unlock()
+		for _, name := range here {
 			if foreign(name) {
 				names = append(names, name)
 			}
 		}
-		s.mu.Unlock()
 	}
 	slices.Sort(names)
 	return names
 }
 
-// Expect makes a topic that is not here wait for its state. It reports false when the topic is here, or is not ours.
+// Expect makes a topic that is not here, and ours, wait for its state. It reports false, and does nothing, when the
+// topic is not here and another's.
 func (r *Registry) Expect(name string) bool {
 	s := r.shard(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.topics[name] != nil || r.cfg.Claim(name) == NotOurs {
+	if s.topics[name] != nil {
+		return true
+	}
+	if r.cfg.Claim(name) == NotOurs {
 		return false
 	}
 	t := r.newTopic(name)
@@ -95,28 +102,63 @@ func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicSta
 	return state, false
 }
 
-// Install ends the wait of a topic: with its state, or, when state is nil or absent, with a new epoch. It does nothing
-// to a topic that does not wait. Then the requests that waited run, in their order.
-func (r *Registry) Install(name string, state *linkpb.TopicState) {
+// Install ends the wait of a topic: with its state, or, when state is nil or absent, with a new epoch. Then the
+// requests that waited run, in their order. It reports false, and does nothing, when the topic does not wait.
+func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 	var tn Turn
 	defer tn.Flush()
 	t := r.lock(name, false)
 	if t == nil {
+		return false
+	}
+	defer t.mu.Unlock()
+	if !t.waiting {
+		if p := state.GetPosition(); p != nil && p.Epoch != t.epoch {
+			r.cfg.Log.Warn("discarded what another server had of a topic that has begun anew here",
+				zap.String("topic", t.name), zap.Uint64("messages", p.Offset))
+		}
+		return false
+	}
+	if !state.GetAbsent() && state.GetPosition() != nil {
+		r.restoreLocked(&tn, t, state)
+	}
+	t.waiting = false
+	for _, p := range t.unparkLocked() {
+		p.run(&tn)
+	}
+	return true
+}
+
+// Abandon ends the wait of a topic that is another's by now and of which nothing is to come here: it is forgotten, and
+// the requests that waited are answered NOT_OWNER.
+func (r *Registry) Abandon(name string) {
+	var tn Turn
+	defer tn.Flush()
+	s := r.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.topics[name]
+	if t == nil {
 		return
 	}
+	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.waiting {
 		return
 	}
-	if state != nil && !state.Absent && state.Position != nil {
-		r.restoreLocked(&tn, t, state)
+	for _, p := range t.unparkLocked() {
+		if p.lane != nil {
+			r.notOwner(&tn, p.lane, p.ref)
+		}
 	}
-	t.waiting = false
-	parked := t.parked
-	t.parked = nil
-	for _, request := range parked {
-		request(&tn)
-	}
+	r.removeLocked(s, t)
+}
+
+// unparkLocked takes the requests that wait.
+func (t *Topic) unparkLocked() []parked {
+	list := t.parked
+	t.parked, t.parkedBytes = nil, 0
+	return list
 }
 
 func (r *Registry) restoreLocked(tn *Turn, t *Topic, state *linkpb.TopicState) {
@@ -132,5 +174,5 @@ func (r *Registry) restoreLocked(tn *Turn, t *Topic, state *linkpb.TopicState) {
 		// The positions go on all the same; those who come for the past are told that it is gone.
 		r.cfg.Log.Error("history of a topic that came over is lost", zap.String("topic", t.name), zap.Error(err))
 	}
-	t.ids.restore(state.Ids, tn.Now(), r.cfg.IDs, r.cfg.IDTTL)
+	t.ids.restore(state.Ids, tn.Now(), r.cfg.IDs)
 }

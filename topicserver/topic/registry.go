@@ -24,8 +24,8 @@ type Config struct {
 	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
 	IDs   int
 	IDTTL time.Duration
-	// Claim says whose a topic is that is not here. It is called under a shard's lock: it must not wait nor call back.
-	// Nil means that every topic is ours.
+	// Claim says whose a topic is that is not here, when one is asked for. It is called under a shard's lock: it must
+	// not wait nor call back. Nil means that every topic is ours.
 	Claim func(topic string) Claim
 	Log   *zap.Logger // default none
 }
@@ -33,9 +33,10 @@ type Config struct {
 // Claim is the answer to whose a topic is.
 type Claim uint8
 
+// Whose a topic is.
 const (
 	Ours      Claim = iota // and nobody else can have it
-	OursLater              // another server may have it; its requests wait for Install
+	OursLater              // another server may have it; its requests wait for Install or Abandon
 	NotOurs
 )
 
@@ -148,7 +149,8 @@ func (r *Registry) Subscribe(tn *Turn, lane *Lane, req *linkpb.Subscribe) {
 	defer t.mu.Unlock()
 	if t.waiting {
 		own := &linkpb.Subscribe{Ref: req.Ref, Since: req.Since}
-		r.park(tn, t, lane, req.Ref, func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) })
+		size := len(own.Since) * parkedCost
+		r.park(tn, t, size, parked{func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) }, lane, req.Ref})
 		return
 	}
 	r.subscribeLocked(tn, t, lane, req)
@@ -187,7 +189,7 @@ func (r *Registry) Unsubscribe(tn *Turn, lane *Lane, name string) {
 	}
 	defer t.mu.Unlock()
 	if t.waiting {
-		t.parked = append(t.parked, func(tn *Turn) { r.dropLocked(t, lane, tn.Now()) })
+		t.parked = append(t.parked, parked{run: func(tn *Turn) { r.dropLocked(t, lane, tn.Now()) }})
 		return
 	}
 	r.dropLocked(t, lane, tn.Now())
@@ -217,7 +219,7 @@ func (r *Registry) Drop(lane *Lane) {
 // Join adds a subscriber to those that the lane's gateway has on a topic. A gateway that has not subscribed the topic
 // has no subscribers on it, so its joins are ignored. It is called by the lane's receiver.
 func (r *Registry) Join(lane *Lane, req *linkpb.Join) {
-	r.member(lane, req.Topic, req.Subscriber, func(t *Topic, id uint64) {
+	r.member(req.Topic, req.Subscriber, func(t *Topic, id uint64) {
 		sub := t.subscriptionLocked(lane)
 		if sub == nil {
 			return
@@ -234,7 +236,7 @@ func (r *Registry) Join(lane *Lane, req *linkpb.Join) {
 
 // Leave takes a subscriber away. It is called by the lane's receiver.
 func (r *Registry) Leave(lane *Lane, req *linkpb.Leave) {
-	r.member(lane, req.Topic, req.Subscriber, func(t *Topic, id uint64) {
+	r.member(req.Topic, req.Subscriber, func(t *Topic, id uint64) {
 		sub := t.subscriptionLocked(lane)
 		if sub == nil {
 			return
@@ -247,14 +249,14 @@ func (r *Registry) Leave(lane *Lane, req *linkpb.Leave) {
 }
 
 // member runs change under the topic's lock, now or when the topic's state is here.
-func (r *Registry) member(_ *Lane, name string, id uint64, change func(t *Topic, id uint64)) {
+func (r *Registry) member(name string, id uint64, change func(t *Topic, id uint64)) {
 	t := r.lock(name, false)
 	if t == nil {
 		return
 	}
 	defer t.mu.Unlock()
 	if t.waiting {
-		t.parked = append(t.parked, func(*Turn) { change(t, id) })
+		t.parked = append(t.parked, parked{run: func(*Turn) { change(t, id) }})
 		return
 	}
 	change(t, id)
@@ -275,11 +277,15 @@ func (r *Registry) Publish(tn *Turn, from *Lane, req *linkpb.Publish) {
 			Ref: req.Ref, Event: strings.Clone(req.Event), Payload: slices.Clone(req.Payload), Binary: req.Binary,
 			IdHigh: req.IdHigh, IdLow: req.IdLow,
 		}
-		r.park(tn, t, from, req.Ref, func(tn *Turn) { r.publishLocked(tn, t, from, own) })
+		size := len(own.Event) + len(own.Payload)
+		r.park(tn, t, size, parked{func(tn *Turn) { r.publishLocked(tn, t, from, own) }, from, req.Ref})
 		return
 	}
 	r.publishLocked(tn, t, from, req)
 }
+
+// itemFrame is room for what linkpb.AppendItem puts around a message.
+const itemFrame = 12
 
 // publishLocked gives the message its position, remembers it, acknowledges it and fans it out, in this order: what is
 // acknowledged or seen is remembered. The reply stands before the publisher's own copy, and every lane sees the
@@ -289,7 +295,7 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	var content uint64
 	if id != (publishID{}) {
 		content = contentHash(req.Event, req.Payload)
-		if e, ok := t.ids.byID[id]; ok {
+		if e, ok := t.ids.find(id, tn.Now(), r.cfg.IDTTL); ok {
 			r.repeated(tn, t, from, req.Ref, e, content)
 			return
 		}
@@ -297,7 +303,7 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	pos, m := &tn.pos, &tn.message
 	pos.Epoch, pos.Offset = t.epoch, t.offset+1
 	m.Topic, m.Position, m.Event, m.Payload, m.Binary = t.name, pos, req.Event, req.Payload, req.Binary
-	item := linkpb.AppendItem(nil, linkpb.KindMessage, m)
+	item := linkpb.AppendItem(make([]byte, 0, m.SizeVT()+itemFrame), linkpb.KindMessage, m)
 	m.Event, m.Payload = "", nil // they alias the lane's input buffer
 	err := r.cfg.Store.Append(t.name, history.Message{
 		Position: history.Position{Epoch: pos.Epoch, Offset: pos.Offset}, Item: item,
@@ -309,7 +315,7 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	}
 	t.offset++
 	if id != (publishID{}) {
-		t.ids.add(id, idEntry{content: content, offset: t.offset, at: tn.Now()}, r.cfg.IDs, r.cfg.IDTTL)
+		t.ids.add(id, idEntry{content: content, offset: t.offset, at: tn.Now()}, r.cfg.IDs)
 	}
 	tn.Reply(from, req.Ref, linkpb.Code_OK, "", pos)
 	t.fanOutLocked(tn, item)
@@ -335,13 +341,14 @@ func (r *Registry) notOwner(tn *Turn, lane *Lane, ref uint64) {
 	tn.Reply(lane, ref, linkpb.Code_NOT_OWNER, "the ring gives the topic to another server", nil)
 }
 
-// park keeps a request until the topic's state is here.
-func (r *Registry) park(tn *Turn, t *Topic, lane *Lane, ref uint64, request func(*Turn)) {
-	if len(t.parked) >= maxParked {
-		tn.Reply(lane, ref, linkpb.Code_OVERLOADED, "too many requests wait for the topic to come over", nil)
+// park keeps a request with a reply until the topic's state is here.
+func (r *Registry) park(tn *Turn, t *Topic, size int, p parked) {
+	if t.parkedBytes+size+parkedCost > maxParked {
+		tn.Reply(p.lane, p.ref, linkpb.Code_OVERLOADED, "too many requests wait for the topic to come over", nil)
 		return
 	}
-	t.parked = append(t.parked, request)
+	t.parkedBytes += size + parkedCost
+	t.parked = append(t.parked, p)
 }
 
 // Sweep forgets the topics that no gateway subscribes, nobody has published to since idle ago, and whose history is

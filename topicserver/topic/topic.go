@@ -29,13 +29,25 @@ type Topic struct {
 	used   time.Time      // when it last lost its last gateway or was published to without one
 	gone   bool           // no longer in the registry; whoever locks it must look it up again
 
-	// While the topic's state is on its way from another server, requests wait here, in their order.
-	waiting bool
-	parked  []func(*Turn)
+	// While the topic's state may be on its way from another server, requests wait here, in their order.
+	waiting     bool
+	parked      []parked
+	parkedBytes int // of those that maxParked bounds
 }
 
-// maxParked bounds the requests that wait for one topic; more are refused as overload.
-const maxParked = 4096
+// parked is a request that waits for its topic's state.
+type parked struct {
+	run  func(*Turn) // called under the topic's lock
+	lane *Lane       // nil if the request has no reply
+	ref  uint64
+}
+
+// maxParked bounds the bytes of requests with a reply that wait for one topic; more are refused as overload. Those
+// without one are few: what subscribers a gateway has bounds its joins.
+const (
+	maxParked  = 8 << 20
+	parkedCost = 512 // of a request besides its payload
+)
 
 // subscription is a gateway's interest in a topic and the subscribers that are its reason.
 type subscription struct {

@@ -25,7 +25,8 @@ func TestOneSendPerSubscribedGateway(t *testing.T) {
 	for i := range 10 {
 		c.publish(r, "topics:matrix", fmt.Sprint(i))
 	}
-	if got, want := r.Stats(), (Stats{Topics: 1, Subscribers: 1000, Publishes: 10, FanoutSends: 20}); got != want {
+	got, want := r.Stats(), Stats{Topics: 1, Subscribers: 1000, Publishes: 10, FanoutSends: 20}
+	if want.History = got.History; got != want || got.History.Messages != 10 {
 		t.Errorf("stats %+v, want %+v", got, want)
 	}
 	for i := range 10 {
@@ -370,8 +371,8 @@ func TestNothingKeepsTheRequest(t *testing.T) {
 	}
 }
 
-// The per-publish promise: nothing is allocated, whatever the number of gateways and subscribers.
-func TestPublishDoesNotAllocate(t *testing.T) {
+// The per-publish promise: what is allocated is the message that is remembered, whatever the number of gateways.
+func TestPublishAllocatesTheMessageOnly(t *testing.T) {
 	r := newRegistry(t)
 	gws := gateways(t, 4, true)
 	for _, g := range gws {
@@ -383,8 +384,8 @@ func TestPublishDoesNotAllocate(t *testing.T) {
 		r.Publish(&g.Turn, g.Lane, req)
 		g.Flush()
 	})
-	if n >= 1 { // buffers grow now and then
-		t.Errorf("%v allocations per publish, want less than one", n)
+	if n >= 2 { // buffers grow now and then
+		t.Errorf("%v allocations per publish, want one", n)
 	}
 }
 

@@ -1,0 +1,208 @@
+package topicserver
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// give hands topics over to other servers.
+//
+// A handover is about one ring: it ends when another one is in use here, and the peer comes again. So what a peer
+// was told stays true: a topic that was not on offer is not sealed for it later, by a request that was on its way while
+// the ring changed. That matters to a third server, to which the new ring gives the topic and which has asked both.
+//
+// Lock order: give.mu → those of package topic.
+type give struct {
+	s *Server
+
+	mu    sync.Mutex
+	given map[string]*given
+}
+
+// given is a topic that was sealed for another server and has perhaps not arrived there. That server alone gets it,
+// whatever the ring says by then: it may be at work there already.
+type given struct {
+	to    string
+	state *linkpb.TopicState
+	at    time.Time
+}
+
+// maxUnsent is how many bytes of states may wait for a peer before the next topic is sealed. The largest state on top of
+// that is well below what a handover may queue.
+const maxUnsent = 1 << 20
+
+func newGive(s *Server) *give { return &give{s: s, given: make(map[string]*given)} }
+
+// serve serves one handover.
+func (gv *give) serve(h *link.Handover) error {
+	first, err := h.Receive()
+	if err != nil {
+		return err
+	}
+	peer := first.Server
+	gv.s.learn(first.Rings)
+	if !gv.s.knows(peer) || peer == gv.s.cfg.ID {
+		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer)
+	}
+	h.Greeted()
+	rg, err := gv.offer(h, peer)
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := h.Receive()
+		if err != nil {
+			return nil //nolint:nilerr // the peer is done, or will come again
+		}
+		if gv.taken(m.Taken, peer); len(m.Pull) == 0 {
+			if err := h.Send(&linkpb.Gives{}); err != nil {
+				return err
+			}
+		}
+		for _, name := range m.Pull {
+			if !hasRoom(h) {
+				return nil
+			}
+			state := gv.seal(name, peer, rg)
+			if state == nil {
+				return nil
+			}
+			if err := h.Send(&linkpb.Gives{State: state}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// hasRoom waits until the peer has read most of what was sent to it. It reports false when the handover has ended.
+func hasRoom(h *link.Handover) bool {
+	for h.Backlog() > maxUnsent {
+		select {
+		case <-h.Context().Done():
+			return false
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return true
+}
+
+// offer tells the peer the rings known here and every topic that is here and the peer's. It returns the ring that this
+// is true under.
+func (gv *give) offer(h *link.Handover, peer string) (*ring.Ring, error) {
+	rg, names := gv.list(peer)
+	m := &linkpb.Gives{}
+	for _, r := range gv.s.rings.Known() {
+		m.Rings = append(m.Rings, link.EncodeRing(r))
+	}
+	const chunk = 4096 // names of 255 bytes at most stay well below the largest message
+	for {
+		n := min(len(names), chunk)
+		m.Offers, names = names[:n], names[n:]
+		m.Offered = len(names) == 0
+		if err := h.Send(m); err != nil || m.Offered {
+			return rg, err
+		}
+		m = &linkpb.Gives{}
+		if !hasRoom(h) {
+			return rg, h.Context().Err()
+		}
+	}
+}
+
+// list names the topics for a peer: those that the ring in use gives to it, and those that were sealed for it.
+func (gv *give) list(peer string) (*ring.Ring, []string) {
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	rg := gv.s.rings.Current()
+	names := gv.s.topics.Foreign(func(name string) bool { return rg.Owner(name).ID == peer })
+	for name, g := range gv.given {
+		if g.to == peer {
+			names = append(names, name)
+		}
+	}
+	return rg, names
+}
+
+// seal returns a topic's state for the peer, having ended the topic here. It returns nil when the ring has changed.
+//
+// The ring is looked at under give.mu, as it is in list: whatever list told a third server, whether this topic was here
+// or was another's, is so.
+func (gv *give) seal(name, peer string, rg *ring.Ring) *linkpb.TopicState {
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	if gv.s.rings.Current() != rg {
+		return nil
+	}
+	var state *linkpb.TopicState
+	pending := false
+	if rg.Owner(name).ID == peer {
+		state, pending = gv.s.topics.Seal(name, rg.Version())
+	}
+	g := gv.given[name]
+	switch {
+	case state != nil:
+		trim(state)
+		gv.given[name] = &given{to: peer, state: state, at: time.Now()}
+		return state
+	case g != nil && g.to == peer:
+		return g.state
+	case pending:
+		return &linkpb.TopicState{Topic: name, Absent: true, MovedTo: gv.s.cfg.ID}
+	}
+	return &linkpb.TopicState{Topic: name, Absent: true}
+}
+
+// trim makes a state fit into a message: first its oldest messages go, then its oldest ids.
+func trim(state *linkpb.TopicState) {
+	for state.SizeVT() > link.MaxState && len(state.History)+len(state.Ids) > 0 {
+		if n := len(state.History); n > 0 {
+			state.History = state.History[n-n/2:]
+		} else {
+			state.Ids = state.Ids[len(state.Ids)-len(state.Ids)/2:]
+		}
+	}
+}
+
+// taken forgets topics that have arrived at the peer.
+func (gv *give) taken(names []string, peer string) {
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	for _, name := range names {
+		if g := gv.given[name]; g != nil && g.to == peer {
+			delete(gv.given, name)
+		}
+	}
+}
+
+// returned forgets a topic that is about to come back: what was sealed before is its past.
+func (gv *give) returned(name string) {
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	delete(gv.given, name)
+}
+
+// expire forgets topics that nobody has come for, long after their new owner has given up on this server.
+func (gv *give) expire() {
+	old := time.Now().Add(-2*gv.s.cfg.HandoverTimeout - time.Minute)
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	for name, g := range gv.given {
+		if g.at.Before(old) {
+			delete(gv.given, name)
+		}
+	}
+}
+
+// pending returns how many topics are here that the ring gives to others, those on their way included.
+func (gv *give) pending() int {
+	rg := gv.s.rings.Current()
+	n := len(gv.s.topics.Foreign(func(name string) bool { return rg.Owner(name).ID != gv.s.cfg.ID }))
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	return n + len(gv.given)
+}

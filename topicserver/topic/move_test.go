@@ -1,0 +1,377 @@
+package topic
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/topicserver/history"
+)
+
+// registryOf returns a registry that asks claim whose a topic is.
+func registryOf(t testing.TB, claim func(string) Claim) *Registry {
+	store := history.NewMemory(history.Config{})
+	t.Cleanup(func() { _ = store.Close() })
+	return NewRegistry(Config{Store: store, IDs: 1000, IDTTL: time.Minute, Claim: claim})
+}
+
+func always(c Claim) func(string) Claim { return func(string) Claim { return c } }
+
+// seal seals a topic that is here.
+func seal(t testing.TB, r *Registry, name string, version uint64) *linkpb.TopicState {
+	t.Helper()
+	state, pending := r.Seal(name, version)
+	if state == nil || pending {
+		t.Fatalf("seal %s: state %v, pending %v", name, state, pending)
+	}
+	return state
+}
+
+func TestNotOurs(t *testing.T) {
+	r := registryOf(t, always(NotOurs))
+	g := gateways(t, 1, false)[0]
+	if rep := g.subscribe(t, r, "t:a"); rep.Code != linkpb.Code_NOT_OWNER || rep.Position != nil {
+		t.Errorf("subscribe: %v", rep)
+	}
+	g.publish(r, "t:a", "x")
+	if rep := next[*linkpb.Reply](t, g); rep.Code != linkpb.Code_NOT_OWNER || rep.Position != nil {
+		t.Errorf("publish: %v", rep)
+	}
+	if r.Expect("t:a") || r.Install("t:a", &linkpb.TopicState{Position: &linkpb.Position{Epoch: 1}}) || r.Stats().Topics != 0 {
+		t.Error("a topic of another server was made here")
+	}
+}
+
+// Position, past and ids move; subscribers come back by themselves.
+func TestATopicMovesWithAllItHas(t *testing.T) {
+	old, renewed := newRegistry(t), registryOf(t, always(OursLater))
+	gws := gateways(t, 2, false)
+	a, b := gws[0], gws[1]
+	b.subscribe(t, old, "t:a")
+	old.Join(b.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
+	var last *linkpb.Position
+	for i := range uint64(5) {
+		old.Publish(&a.Turn, a.Lane, &linkpb.Publish{Topic: "t:a", Event: "e", Payload: fmt.Append(nil, i), IdHigh: 1, IdLow: i + 1})
+		a.Flush()
+		last = next[*linkpb.Reply](t, a).Position
+	}
+	state := seal(t, old, "t:a", 8)
+	for range 5 {
+		next[*linkpb.Message](t, b)
+	}
+	if s := next[*linkpb.Sealed](t, b); s.Topic != "t:a" || s.Position.Epoch != last.Epoch || s.Position.Offset != 5 || s.RingVersion != 8 {
+		t.Errorf("sealed %v", s)
+	}
+	if s := old.Stats(); s.Topics != 0 || s.Subscribers != 0 || s.History.Messages != 0 {
+		t.Errorf("left behind: %+v", s)
+	}
+	if again, pending := old.Seal("t:a", 8); again != nil || pending {
+		t.Errorf("sealed twice: %v, %v", again, pending)
+	}
+
+	if !renewed.Expect("t:a") || !renewed.Install("t:a", state) {
+		t.Fatal("not installed")
+	}
+	since := &linkpb.Position{Epoch: last.Epoch, Offset: 2}
+	renewed.Subscribe(&b.Turn, b.Lane, &linkpb.Subscribe{Ref: 7, Topic: "t:a", Since: []*linkpb.Position{since}})
+	b.Flush()
+	if rep := next[*linkpb.Reply](t, b); rep.Position.Offset != 5 || rep.Position.Epoch != last.Epoch || rep.From.GetOffset() != 2 || rep.Replayed != 3 {
+		t.Errorf("reply %v", rep)
+	}
+	for i := range uint64(3) {
+		if m := next[*linkpb.Message](t, b); m.Position.Offset != i+3 || string(m.Payload) != fmt.Sprint(i+2) {
+			t.Errorf("message %v", m)
+		}
+	}
+	// The retry of a publish whose reply got lost in the move.
+	renewed.Publish(&a.Turn, a.Lane, &linkpb.Publish{Topic: "t:a", Event: "e", Payload: []byte("3"), IdHigh: 1, IdLow: 4})
+	a.Flush()
+	if rep := next[*linkpb.Reply](t, a); rep.Code != linkpb.Code_OK || rep.Position.Offset != 4 || rep.Position.Epoch != last.Epoch {
+		t.Errorf("retry: %v", rep)
+	}
+	a.publish(renewed, "t:a", "new")
+	if rep := next[*linkpb.Reply](t, a); rep.Position.Offset != 6 || rep.Position.Epoch != last.Epoch {
+		t.Errorf("reply %v", rep)
+	}
+	if m := next[*linkpb.Message](t, b); m.Position.Offset != 6 {
+		t.Errorf("message %v", m)
+	}
+}
+
+// Requests for a topic that is on its way wait, in their order.
+func TestParkedRequestsKeepTheirOrder(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	gws := gateways(t, 2, false)
+	a, b := gws[0], gws[1]
+	a.publish(r, "t:a", "one")
+	r.Subscribe(&b.Turn, b.Lane, &linkpb.Subscribe{Ref: 1, Topic: "t:a"})
+	r.Join(b.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
+	r.Join(b.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 2})
+	r.Leave(b.Lane, &linkpb.Leave{Topic: "t:a", Subscriber: 1})
+	a.publish(r, "t:a", "two")
+	r.Unsubscribe(&b.Turn, b.Lane, "t:a")
+	a.publish(r, "t:a", "three")
+	r.Subscribe(&b.Turn, b.Lane, &linkpb.Subscribe{Ref: 2, Topic: "t:a"})
+	r.Join(b.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 3})
+	if w := r.Waiting(); !slices.Equal(w, []string{"t:a"}) || r.Stats().Publishes != 0 {
+		t.Fatalf("waiting: %v", w)
+	}
+	if state, pending := r.Seal("t:a", 8); state != nil || !pending {
+		t.Errorf("sealed a topic that is not here yet: %v, %v", state, pending)
+	}
+	if r.Sweep(0); r.Stats().Topics != 1 {
+		t.Error("a topic that waits was forgotten")
+	}
+	r.Install("t:a", &linkpb.TopicState{Topic: "t:a", Position: &linkpb.Position{Epoch: 9, Offset: 40}})
+	for i := range uint64(3) {
+		if rep := next[*linkpb.Reply](t, a); rep.Position.Epoch != 9 || rep.Position.Offset != 41+i {
+			t.Errorf("reply %v", rep)
+		}
+	}
+	if rep := next[*linkpb.Reply](t, b); rep.Ref != 1 || rep.Position.Offset != 41 {
+		t.Errorf("reply %v", rep)
+	}
+	if m := next[*linkpb.Message](t, b); string(m.Payload) != "two" {
+		t.Errorf("message %v", m)
+	}
+	if rep := next[*linkpb.Reply](t, b); rep.Ref != 2 || rep.Position.Offset != 43 {
+		t.Errorf("reply %v", rep)
+	}
+	if subs := r.Subscribers("t:a"); len(subs) != 1 || subs[0].ID != 3 || len(r.Waiting()) != 0 {
+		t.Errorf("subscribers %v, waiting %v", subs, r.Waiting())
+	}
+}
+
+func TestInstallWithoutAState(t *testing.T) {
+	for name, state := range map[string]*linkpb.TopicState{
+		"nil":         nil,
+		"absent":      {Topic: "t:a", Absent: true, Position: &linkpb.Position{Epoch: 9, Offset: 4}},
+		"no position": {Topic: "t:a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := registryOf(t, always(OursLater))
+			g := gateways(t, 1, false)[0]
+			g.publish(r, "t:a", "x")
+			if !r.Install("t:a", state) {
+				t.Error("not installed")
+			}
+			if rep := next[*linkpb.Reply](t, g); rep.Position.GetOffset() != 1 || rep.Position.Epoch == 9 {
+				t.Errorf("reply %v", rep)
+			}
+		})
+	}
+}
+
+// The positions go on although the past that came is of no use; who comes for it is told.
+func TestInstallWithABrokenPast(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	g := gateways(t, 1, false)[0]
+	r.Expect("t:a")
+	r.Install("t:a", &linkpb.TopicState{
+		Topic: "t:a", Position: &linkpb.Position{Epoch: 9, Offset: 1}, History: [][]byte{{1}, {2}, {3}},
+		Ids: []*linkpb.PublishID{{High: 1}, {High: 1}, nil},
+	})
+	r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Topic: "t:a", Since: []*linkpb.Position{{Epoch: 9}}})
+	g.Flush()
+	if rep := next[*linkpb.Reply](t, g); rep.Position.Offset != 1 || rep.Position.Epoch != 9 || rep.From != nil || rep.Replayed != 0 {
+		t.Errorf("reply %v", rep)
+	}
+}
+
+// What comes for a topic that is at work already is discarded, and said to be if it is another past than its own.
+func TestInstallForATopicThatIsHere(t *testing.T) {
+	r := newRegistry(t)
+	core, logs := observer.New(zap.InfoLevel)
+	r.cfg.Log = zap.New(core)
+	g := gateways(t, 1, false)[0]
+	g.publish(r, "t:a", "x")
+	at := next[*linkpb.Reply](t, g).Position
+	for i, epoch := range []uint64{at.Epoch, at.Epoch + 1} {
+		if r.Install("t:a", &linkpb.TopicState{Topic: "t:a", Position: &linkpb.Position{Epoch: epoch, Offset: 50}}) {
+			t.Error("installed over a topic that is here")
+		}
+		if logs.Len() != i {
+			t.Errorf("log %v", logs.All())
+		}
+	}
+	if rep := g.subscribe(t, r, "t:a"); rep.Position.Offset != 1 || rep.Position.Epoch != at.Epoch {
+		t.Errorf("reply %v", rep)
+	}
+}
+
+func TestAbandon(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	gws := gateways(t, 2, false)
+	a, b := gws[0], gws[1]
+	a.publish(r, "t:a", "x")
+	r.Subscribe(&b.Turn, b.Lane, &linkpb.Subscribe{Ref: 5, Topic: "t:a"})
+	r.Join(b.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
+	r.Unsubscribe(&b.Turn, b.Lane, "t:a")
+	r.Abandon("t:a")
+	r.Abandon("t:none")
+	for g, ref := range map[*gateway]uint64{a: 2, b: 5} {
+		if rep := next[*linkpb.Reply](t, g); rep.Code != linkpb.Code_NOT_OWNER || rep.Ref != ref {
+			t.Errorf("reply %v", rep)
+		}
+	}
+	if s := r.Stats(); s.Topics != 0 || s.Publishes != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	// One that is at work is not touched.
+	r.Expect("t:a")
+	r.Install("t:a", nil)
+	if r.Abandon("t:a"); r.Stats().Topics != 1 {
+		t.Error("a topic that does not wait was abandoned")
+	}
+}
+
+// Parked requests of a lane that has ended: publishes count, since they may be known elsewhere; subscriptions do not.
+func TestLaneDiesWhileItsRequestsWait(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	gws := gateways(t, 2, false)
+	dead, b := gws[0], gws[1]
+	r.Subscribe(&dead.Turn, dead.Lane, &linkpb.Subscribe{Ref: 1, Topic: "t:a"})
+	r.Join(dead.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
+	dead.publish(r, "t:a", "last words")
+	r.Drop(dead.Lane)
+	r.Install("t:a", nil)
+	if rep := b.subscribe(t, r, "t:a"); rep.Position.Offset != 1 {
+		t.Errorf("reply %v", rep)
+	}
+	b.publish(r, "t:a", "x")
+	if s := r.Stats(); s.FanoutSends != 1 || s.Subscribers != 0 || len(dead.topics) != 0 {
+		t.Errorf("stats %+v, the dead lane is in %d topics", s, len(dead.topics))
+	}
+}
+
+func TestParkedRequestsAreBounded(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	g := gateways(t, 1, false)[0]
+	payload := strings.Repeat("x", 1<<20)
+	for range 7 {
+		g.publish(r, "t:a", payload)
+	}
+	select {
+	case it := <-g.items:
+		t.Fatalf("refused below the bound: %v", it)
+	default:
+	}
+	g.publish(r, "t:a", payload)
+	if rep := next[*linkpb.Reply](t, g); rep.Code != linkpb.Code_OVERLOADED {
+		t.Errorf("reply %v", rep)
+	}
+	for range 1 << 20 / parkedCost {
+		r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Ref: 3, Topic: "t:a"})
+	}
+	g.Flush()
+	if rep := next[*linkpb.Reply](t, g); rep.Code != linkpb.Code_OVERLOADED || rep.Ref != 3 {
+		t.Errorf("reply %v", rep)
+	}
+	r.Unsubscribe(&g.Turn, g.Lane, "t:a") // has no reply to refuse it with
+	r.Install("t:a", nil)
+	if r.Stats().Publishes != 7 {
+		t.Errorf("%d publishes", r.Stats().Publishes)
+	}
+	topic := r.lock("t:a", false)
+	defer topic.mu.Unlock()
+	if topic.parkedBytes != 0 || topic.parked != nil || len(topic.subs) != 0 {
+		t.Errorf("left: %d bytes, %d requests, %d subscriptions", topic.parkedBytes, len(topic.parked), len(topic.subs))
+	}
+}
+
+// Many publish while the topic is sealed and installed elsewhere: whoever is told OK is in the state, at that position,
+// and nothing comes after Sealed.
+func TestSealRacesWithPublishers(t *testing.T) {
+	const publishers = 4
+	for range 20 {
+		var moved atomic.Bool
+		r := registryOf(t, func(string) Claim {
+			if moved.Load() {
+				return NotOurs
+			}
+			return Ours
+		})
+		gws := gateways(t, publishers+1, false)
+		listener := gws[publishers]
+		listener.subscribe(t, r, "t:a")
+		var all sync.WaitGroup
+		var acked atomic.Uint64
+		for _, g := range gws[:publishers] {
+			all.Go(func() {
+				for {
+					g.publish(r, "t:a", g.Gateway)
+					if rep := next[*linkpb.Reply](t, g); rep.Code == linkpb.Code_NOT_OWNER {
+						return
+					}
+					acked.Add(1)
+				}
+			})
+		}
+		waitFor(t, "publishes", func() bool { return acked.Load() > 20 })
+		moved.Store(true)
+		if names := r.Foreign(func(string) bool { return true }); !slices.Equal(names, []string{"t:a"}) {
+			t.Fatalf("foreign: %v", names)
+		}
+		state := seal(t, r, "t:a", 8)
+		all.Wait()
+		if n := acked.Load(); state.Position.Offset != n || r.Stats().Topics != 0 {
+			t.Fatalf("sealed at %d, %d publishes were acknowledged", state.Position.Offset, n)
+		}
+		for i := range acked.Load() {
+			if m := next[*linkpb.Message](t, listener); m.Position.Offset != i+1 {
+				t.Fatalf("message %v, want offset %d", m, i+1)
+			}
+		}
+		if s := next[*linkpb.Sealed](t, listener); s.Position.Offset != acked.Load() {
+			t.Fatalf("sealed %v", s)
+		}
+		if len(listener.items) != 0 {
+			t.Fatalf("after the seal came %v", <-listener.items)
+		}
+	}
+}
+
+// A topic that is made while the ring changes is seen by Foreign, or is not made: Claim is asked under the lock that
+// Foreign takes.
+func TestNoTopicIsMadeBehindForeign(t *testing.T) {
+	for range 100 {
+		var moved atomic.Bool
+		asked, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		r := registryOf(t, func(string) Claim {
+			claim := Ours
+			if moved.Load() {
+				claim = NotOurs
+			}
+			once.Do(func() {
+				close(asked)
+				<-goOn // between the claim and the making of the topic
+			})
+			return claim
+		})
+		var made, listed sync.WaitGroup
+		made.Go(func() {
+			if tp := r.lock("t:a", true); tp != nil {
+				tp.mu.Unlock()
+			}
+		})
+		<-asked
+		moved.Store(true)
+		var names []string
+		listed.Go(func() { names = r.Foreign(func(string) bool { return true }) })
+		close(goOn)
+		made.Wait()
+		listed.Wait()
+		if r.Stats().Topics != int64(len(names)) {
+			t.Fatalf("%d topics, listed %v", r.Stats().Topics, names)
+		}
+	}
+}
