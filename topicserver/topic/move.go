@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/mutant"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
@@ -174,5 +175,7 @@ func (r *Registry) restoreLocked(tn *Turn, t *Topic, state *linkpb.TopicState) {
 		// The positions go on all the same; those who come for the past are told that it is gone.
 		r.cfg.Log.Error("history of a topic that came over is lost", zap.String("topic", t.name), zap.Error(err))
 	}
-	t.ids.restore(state.Ids, tn.Now(), r.cfg.IDs)
+	if !mutant.Is(mutant.ForgetIDs) {
+		t.ids.restore(state.Ids, tn.Now(), r.cfg.IDs)
+	}
 }

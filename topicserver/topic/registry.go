@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/mutant"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
@@ -134,7 +135,11 @@ func (r *Registry) lock(name string, create bool) *Topic {
 func (r *Registry) newTopic(name string) *Topic {
 	r.topics.Add(1)
 	// The name may alias a lane's input buffer.
-	return &Topic{name: strings.Clone(name), epoch: rand.Uint64() | 1, used: time.Now()}
+	epoch := rand.Uint64() | 1
+	if mutant.Is(mutant.ReuseOffset) {
+		epoch = 1
+	}
+	return &Topic{name: strings.Clone(name), epoch: epoch, used: time.Now()}
 }
 
 // Subscribe makes every later message of the topic go to the lane, and replies with the position it starts after,
@@ -302,6 +307,10 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	}
 	pos, m := &tn.pos, &tn.message
 	pos.Epoch, pos.Offset = t.epoch, t.offset+1
+	if mutant.Is(mutant.AckFirst) && pos.Offset%20 == 0 && rand.N(2) == 0 {
+		tn.Reply(from, req.Ref, linkpb.Code_OK, "", pos)
+		return
+	}
 	m.Topic, m.Position, m.Event, m.Payload, m.Binary = t.name, pos, req.Event, req.Payload, req.Binary
 	item := linkpb.AppendItem(make([]byte, 0, m.SizeVT()+itemFrame), linkpb.KindMessage, m)
 	m.Event, m.Payload = "", nil // they alias the lane's input buffer
