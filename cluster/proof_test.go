@@ -72,7 +72,7 @@ func TestProof_EveryMutantIsFound(t *testing.T) {
 		mutant.AckFirst:    {"--faults", "none"},
 		mutant.ReuseOffset: {"--faults", "kill-topicserver"},
 		mutant.IgnoreRing:  {"--faults", "ring"},
-		mutant.ForgetIDs:   {"--faults", "ring,kill-gateway"},
+		mutant.ForgetIDs:   {"--faults", "ring,churn", "--overlap", "--rate", "1500", "--window", "32", "--topics", "20"},
 		mutant.SkipSeal:    {"--faults", "ring,slow"},
 	}
 	for _, name := range mutant.Names {
