@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
@@ -310,6 +311,61 @@ func TestHandoverIsCut(t *testing.T) {
 func TestLargeTopicsMove(t *testing.T) {
 	if way := move(t, 1<<30, 24, 3, 600_000); way.conns.Load() > 2 {
 		t.Errorf("%d connections, want one for each ring", way.conns.Load())
+	}
+}
+
+// A taker that asks for much more than a handover may queue, and is slow to read, gets it all.
+func TestSlowTakerGetsEverything(t *testing.T) {
+	const topics, messages = 24, 3
+	cfg := handoverTest
+	cfg.HandoverTimeout = time.Second
+	f := startFleet(t, cfg, []string{"ts-a", "ts-b"}, "ts-b")
+	b := f.servers["ts-b"]
+	g := b.connect(t, "gw-a")
+	pull := names(topics)
+	for _, topic := range pull {
+		for range messages {
+			g.publishAt(t, topic, strings.Repeat("x", 600_000))
+		}
+	}
+	wants := &linkpb.Wants{Server: "ts-a", Rings: []*linkpb.Ring{link.EncodeRing(f.ring(2, "ts-a"))}}
+	h, err := link.Take(t.Context(), b.addr, link.Config{}, wants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if m, err := h.Receive(); err != nil || len(m.Offers) != topics {
+		t.Fatalf("offers %v, %v", m, err)
+	}
+	h.Greeted()
+	if err := h.Send(&linkpb.Wants{Pull: pull}); err != nil {
+		t.Fatal(err)
+	}
+	sealed := func() int {
+		b.give.mu.Lock()
+		defer b.give.mu.Unlock()
+		return len(b.give.given)
+	}
+	// It seals until there is no more room, and not one more; that takes some reading of a clock to see.
+	for last, since := 0, time.Now(); time.Since(since) < 200*time.Millisecond; time.Sleep(time.Millisecond) {
+		if n := sealed(); n != last {
+			last, since = n, time.Now()
+		}
+	}
+	if n := sealed(); n == topics {
+		t.Error("it sealed topics long before they could be sent")
+	}
+	for _, topic := range pull {
+		m, err := h.Receive()
+		if err != nil || m.State.GetTopic() != topic || len(m.State.History) != messages {
+			t.Fatalf("topic %s: state of %s, %v", topic, m.GetState().GetTopic(), err)
+		}
+	}
+	if err := h.Send(&linkpb.Wants{Taken: pull}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := h.Receive(); err != nil || m.State != nil || b.give.pending() != 0 {
+		t.Errorf("got %v, %v; %d topics left", m, err, b.give.pending())
 	}
 }
 

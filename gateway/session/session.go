@@ -185,9 +185,7 @@ func parseSince(params []byte) (positions bool, place *hub.Position, err error) 
 		return false, nil, nil
 	}
 	var keys map[string]json.RawMessage
-	if json.Unmarshal(params, &keys) != nil {
-		return false, nil, nil // the params are no object, and so have no keys
-	}
+	_ = json.Unmarshal(params, &keys) // params that are no object have no keys
 	since, ok := keys["since"]
 	if !ok {
 		return false, nil, nil

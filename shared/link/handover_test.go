@@ -102,7 +102,7 @@ func TestLargestState(t *testing.T) {
 		}
 		for {
 			if _, err := h.Receive(); err != nil {
-				return nil
+				return nil //nolint:nilerr // the peer is done
 			}
 		}
 	})
