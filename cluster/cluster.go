@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway"
@@ -43,6 +44,7 @@ type Cluster struct {
 // node is what topic servers and gateways have in common here: they run until stopped.
 type node struct {
 	ID, Addr string
+	Metrics  *prometheus.Registry // what the node's /metrics would show of it
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -109,11 +111,12 @@ func (c *Cluster) start(cfg Config, topicListeners, gatewayListeners []net.Liste
 		if cfg.TopicServer != nil {
 			cfg.TopicServer(&nodeCfg)
 		}
-		s, err := topicserver.New(nodeCfg, rg, daemon.New(cfg.Log))
+		d := daemon.New(cfg.Log)
+		s, err := topicserver.New(nodeCfg, rg, d)
 		if err != nil {
 			return fmt.Errorf("cluster: %w", err)
 		}
-		ts := &TopicServer{node: node{ID: nodeCfg.ID, Addr: nodeCfg.Addr}, Server: s}
+		ts := &TopicServer{node: node{ID: nodeCfg.ID, Addr: nodeCfg.Addr, Metrics: d.Metrics}, Server: s}
 		c.TopicServers = append(c.TopicServers, ts)
 		c.run(&ts.node, lis, s.Serve)
 	}
@@ -123,11 +126,12 @@ func (c *Cluster) start(cfg Config, topicListeners, gatewayListeners []net.Liste
 		if cfg.Gateway != nil {
 			cfg.Gateway(&nodeCfg)
 		}
-		s, err := gateway.New(nodeCfg, rg, daemon.New(cfg.Log))
+		d := daemon.New(cfg.Log)
+		s, err := gateway.New(nodeCfg, rg, d)
 		if err != nil {
 			return fmt.Errorf("cluster: %w", err)
 		}
-		gw := &Gateway{node: node{ID: nodeCfg.ID, Addr: nodeCfg.Addr}, Gateway: s}
+		gw := &Gateway{node: node{ID: nodeCfg.ID, Addr: nodeCfg.Addr, Metrics: d.Metrics}, Gateway: s}
 		c.Gateways = append(c.Gateways, gw)
 		c.run(&gw.node, lis, s.Serve)
 	}

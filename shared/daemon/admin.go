@@ -70,8 +70,7 @@ func (a *admin) close() {
 }
 
 func adminHandler(d *Daemon, errorLog *log.Logger) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/", d.Admin)
+	mux := d.Admin
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, "ok")
 	})

@@ -167,7 +167,7 @@ func open(fault func(f *faulty, good *history.Memory)) func(t *testing.T) histor
 func TestFaultyStore(t *testing.T) {
 	name := os.Getenv(faultEnv)
 	if name == "" {
-		t.Skip("run by TestSuiteFindsFaults, with a fault in " + faultEnv)
+		return
 	}
 	historytest.Run(t, open(faults[name]))
 }
