@@ -143,7 +143,7 @@ func TestProcess_AKilledTopicServerComesBack(t *testing.T) {
 	s := newSite(t)
 	a := s.topicserver("ts-a")
 	s.topicserver("ts-b")
-	gw := s.gateway("JOIN_TIMEOUT=200ms")
+	gw := s.gateway("JOIN_TIMEOUT=200ms", "PUBLISH_TIMEOUT=1s")
 	gw.ready()
 	lost, busy, kept := s.topicOf("ts-a", 0), s.topicOf("ts-a", 1), s.topicOf("ts-b", 0)
 

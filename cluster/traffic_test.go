@@ -184,7 +184,7 @@ const (
 	done        outcome = "ok"
 	notDone     outcome = "unavailable"
 	maybeDone   outcome = "unknown_outcome"
-	notSent     outcome = "not sent" // the channel was not joined
+	notSent     outcome = "not sent" // the channel was not joined, or ended before the frame was written
 	unexplained outcome = "unexplained"
 )
 
@@ -194,7 +194,8 @@ func outcomeOf(err error) outcome {
 	switch {
 	case err == nil:
 		return done
-	case errors.Is(err, client.ErrNotJoined):
+	case errors.Is(err, client.ErrNotJoined),
+		errors.Is(err, client.ErrNotSent) && strings.Contains(err.Error(), "channel broke: phx_error"):
 		return notSent
 	case errors.As(err, &refused) && refused.Reason == string(notDone):
 		return notDone

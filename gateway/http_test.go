@@ -171,7 +171,7 @@ func TestMaxConnections(t *testing.T) {
 		t.Errorf("the third: %d %q, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
 	}
 	first.nc.Close()
-	s.eventually("the first is gone", func() bool { sockets, _ := s.Stats(); return sockets.Open == 1 })
+	s.eventually("the first is gone", func() bool { return s.loops.Conns() == 1 })
 	open()
 }
 
