@@ -6,6 +6,7 @@ require (
 	github.com/VictoriaMetrics/metricsql v0.84.0
 	github.com/caarlos0/env/v11 v11.4.2
 	github.com/coder/websocket v1.8.15
+	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/prometheus/client_golang v1.25.0
 	github.com/ringcast/ringcast/client v0.0.0
 	github.com/ringcast/ringcast/gateway v0.0.0
