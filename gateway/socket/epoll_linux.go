@@ -9,8 +9,11 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ringcast/ringcast/shared/nonblock"
 )
 
 // wakeSlot marks the event of the wake descriptor.
@@ -100,16 +103,17 @@ func (p *poller) wait(block bool) (int, error) {
 // peek collects what is ready now and reports whether the wait is over.
 func (p *poller) peek(uintptr) bool {
 	for {
-		n, err := unix.EpollWait(p.epfd, p.ready[:], 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			p.n, p.err = 0, fmt.Errorf("socket: epoll_wait: %w", err)
+		// With timeout 0 it does not block, so the scheduler need not know; see package nonblock.
+		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epfd), uintptr(unsafe.Pointer(&p.ready)), uintptr(len(p.ready)), 0, 0, 0)
+		switch errno {
+		case 0:
+			p.n, p.err = int(n), nil
+			return n > 0
+		case unix.EINTR:
+		default:
+			p.n, p.err = 0, fmt.Errorf("socket: epoll_wait: %w", errno)
 			return true
 		}
-		p.n, p.err = n, nil
-		return n > 0
 	}
 }
 
@@ -124,11 +128,7 @@ func (p *poller) event(i int) (slot int, readable, writable, broken bool) {
 
 // wake ends the present or the next blocking wait.
 func (p *poller) wake() {
-	for {
-		if _, err := unix.Write(p.waker, wakeCount); err != unix.EINTR {
-			return // EAGAIN: the counter is full, so a wake is pending
-		}
-	}
+	_, _ = nonblock.Write(p.waker, wakeCount) // EAGAIN: the counter is full, so a wake is pending
 }
 
 func (p *poller) add(fd, slot int) error {
@@ -162,36 +162,26 @@ func (p *poller) remove(fd int) {
 // readFD reads once. The count is 0 without an error if nothing is there now;
 // the peer's end is io.EOF.
 func readFD(fd int, buf []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, buf)
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			return 0, nil
-		case err != nil:
-			return 0, os.NewSyscallError("read", err)
-		case n == 0:
-			return 0, io.EOF
-		default:
-			return n, nil
-		}
+	n, err := nonblock.Read(fd, buf)
+	switch {
+	case err == unix.EAGAIN:
+		return 0, nil
+	case err != nil && err != io.EOF:
+		return 0, os.NewSyscallError("read", err)
 	}
+	return n, err
 }
 
 // writeFD writes once and gives what the kernel took, which may be nothing.
 func writeFD(fd int, buf []byte) (int, error) {
-	for {
-		n, err := unix.Write(fd, buf)
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			return 0, nil
-		case err != nil:
-			return 0, os.NewSyscallError("write", err)
-		default:
-			return n, nil
-		}
+	n, err := nonblock.Write(fd, buf)
+	switch {
+	case err == unix.EAGAIN:
+		return 0, nil
+	case err != nil:
+		return 0, os.NewSyscallError("write", err)
 	}
+	return n, nil
 }
 
 // pendingError gives the error that the kernel holds for the socket.

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/ringcast/ringcast/shared/nonblock"
 )
 
 // ErrSlowPeer ends a lane whose peer leaves more bytes unread than the lane may queue, or takes none for WriteTimeout.
@@ -48,6 +50,8 @@ type conn struct {
 
 	unproven atomic.Int64 // bytes that may still be read before prove; negative from then on
 
+	reading attempt // owned by the caller of Read
+
 	// Owned by the caller of Receive.
 	served  bool // the accepting end has had its one stream
 	refused bool // the peer was answered with a Refusal
@@ -77,7 +81,7 @@ func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 	}
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw, c.attempt.do = raw, c.attempt.write
+			c.raw, c.attempt.do, c.reading.do = raw, c.attempt.write, c.reading.read
 		}
 	}
 	// Not a read deadline: dRPC stops reading when a stranger sends it a message that belongs to no stream.
@@ -102,7 +106,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if left < 0 {
 		_ = c.SetReadDeadline(time.Now().Add(c.silence))
 	}
-	n, err := c.Conn.Read(p)
+	n, err := c.read(p)
 	if left > 0 {
 		c.unproven.Add(int64(-n)) // below zero it stays there, whatever is taken off
 	}
@@ -116,6 +120,21 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.fail(err)
 	}
 	return n, err
+}
+
+// read waits until there is something to read, and reads once.
+func (c *conn) read(p []byte) (int, error) {
+	if c.raw == nil {
+		return c.Conn.Read(p)
+	}
+	a := &c.reading
+	a.p = p
+	err := c.raw.Read(a.do)
+	a.p = nil
+	if err != nil {
+		return 0, err
+	}
+	return a.n, a.err
 }
 
 // Write takes all of p or fails. It never waits: bytes that the kernel does not take now are queued.
@@ -164,7 +183,7 @@ func (c *conn) tryWrite(p []byte) (int, error) {
 	return max(c.attempt.n, 0), c.attempt.err
 }
 
-// attempt is one system call of tryWrite; it lives in the conn so that a send allocates nothing.
+// attempt is one system call of tryWrite or read; it lives in the conn so that these allocate nothing.
 type attempt struct {
 	do  func(fd uintptr) bool
 	p   []byte
@@ -173,12 +192,14 @@ type attempt struct {
 }
 
 func (a *attempt) write(fd uintptr) bool {
-	for {
-		a.n, a.err = syscall.Write(int(fd), a.p)
-		if !errors.Is(a.err, syscall.EINTR) {
-			return true // never wait for writability here
-		}
-	}
+	a.n, a.err = nonblock.Write(int(fd), a.p)
+	return true // never wait for writability here
+}
+
+// read waits for readability.
+func (a *attempt) read(fd uintptr) bool {
+	a.n, a.err = nonblock.Read(int(fd), a.p)
+	return !errors.Is(a.err, syscall.EAGAIN)
 }
 
 // drain writes the queue until it is empty or the connection fails. Only one runs at a time; it ends within
