@@ -38,6 +38,7 @@ type Gateway struct {
 	router   *router.Router
 	sessions []*session.Sessions // by loop
 	app      *fiber.App
+	times    times
 	log      *zap.Logger
 
 	stopping   atomic.Bool
@@ -69,10 +70,11 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, origins: allowed, loops: loops, log: log}
+	g := &Gateway{cfg: cfg, origins: allowed, loops: loops, log: log, times: newTimes()}
 	g.router, err = router.New(router.Config{
 		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
 		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted, Log: log,
+		PublishTime: g.times.publish, DeliveryTime: g.times.delivery,
 	})
 	if err != nil {
 		loops.Close()

@@ -1,12 +1,54 @@
 package gateway
 
 import (
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/proto/linkpb"
 )
+
+// times are the histograms of what messages take on their way through this gateway.
+type times struct {
+	publish, delivery prometheus.Histogram
+}
+
+func newTimes() times {
+	buckets := []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	return times{
+		publish: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ringcast_gateway_publish_seconds", Buckets: buckets,
+			Help: "From a client's publish to its owner's ok; one in 16 is measured.",
+		}),
+		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ringcast_gateway_delivery_seconds", Buckets: buckets,
+			Help: "From the arrival of a batch of messages to the writes on the sockets of an event loop; one batch in 16 is measured.",
+		}),
+	}
+}
+
+// links tells the live lanes to each topic server of the ring, whichever these are now.
+type links struct {
+	desc *prometheus.Desc
+	of   func() map[string]int
+}
+
+func newLinks(of func() map[string]int) *links {
+	return &links{of: of, desc: prometheus.NewDesc("ringcast_gateway_link_lanes", "Live lanes to a topic server now.", []string{"server"}, nil)}
+}
+
+// Describe implements prometheus.Collector.
+func (l *links) Describe(ch chan<- *prometheus.Desc) { ch <- l.desc }
+
+// Collect implements prometheus.Collector.
+func (l *links) Collect(ch chan<- prometheus.Metric) {
+	for server, lanes := range l.of() {
+		ch <- prometheus.MustNewConstMetric(l.desc, prometheus.GaugeValue, float64(lanes), server)
+	}
+}
 
 // register exposes the gateway's counts. They are read when scraped; nothing is counted twice.
 func (g *Gateway) register(reg *prometheus.Registry) {
@@ -55,10 +97,37 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.router.Stats().Stray) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
+	g.registerRouter(reg, gauge, counter)
 	for end := range socket.End(socket.NumEnds) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringcast_gateway_closed_total", Help: "Client sockets ended, by reason.",
 			ConstLabels: prometheus.Labels{"reason": end.String()},
 		}, func() float64 { return float64(g.loops.Stats().Ended[end]) }))
 	}
+}
+
+func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(name, help string, value func() float64)) {
+	gauge("channels", "Channels joined now.", func() float64 { return float64(g.router.Stats().Channels) })
+	gauge("topics", "Topics subscribed now.", func() float64 { return float64(g.router.Topics()) })
+	gauge("topics_moving", "Subscriptions on their way to another owner now.", func() float64 { return float64(g.router.Stats().Moving) })
+	gauge("publishes_in_flight", "Publishes that wait for their outcome now.", func() float64 { return float64(g.router.InFlight()) })
+	counter("lanes_lost_total", "Lanes to topic servers that were live and ended.",
+		func() float64 { return float64(g.router.Stats().LanesLost) })
+	reg.MustRegister(g.times.publish, g.times.delivery, newLinks(g.router.Links))
+	outcomes := func(name, help string, count func(router.Outcomes) uint64) {
+		for _, code := range outcomeCodes {
+			reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "ringcast_gateway_" + name, Help: help,
+				ConstLabels: prometheus.Labels{"outcome": strings.ToLower(code.String())},
+			}, func() float64 { return float64(count(g.router.Outcomes(code))) }))
+		}
+	}
+	outcomes("publish_outcomes_total", "Publishes that have ended, by outcome.", func(o router.Outcomes) uint64 { return o.Publishes })
+	outcomes("join_outcomes_total", "Joins that were answered, by outcome.", func(o router.Outcomes) uint64 { return o.Joins })
+}
+
+// outcomeCodes are those that a publish or a join can end with.
+var outcomeCodes = []linkpb.Code{
+	linkpb.Code_OK, linkpb.Code_NOT_OWNER, linkpb.Code_OVERLOADED, linkpb.Code_UNAVAILABLE, linkpb.Code_TOO_LARGE, linkpb.Code_INVALID,
+	linkpb.Code_SHUTTING_DOWN, linkpb.Code_INTERNAL, linkpb.Code_UNKNOWN_OUTCOME, linkpb.Code_ID_REUSED,
 }

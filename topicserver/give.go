@@ -175,6 +175,7 @@ func (gv *give) taken(names []string, peer string) {
 	for _, name := range names {
 		if g := gv.given[name]; g != nil && g.to == peer {
 			delete(gv.given, name)
+			gv.s.moves.given.Add(1)
 		}
 	}
 }

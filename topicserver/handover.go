@@ -52,10 +52,11 @@ type giver struct {
 	server ring.Server // static
 	before bool        // static: an older ring has it, so it is likely to have topics of ours
 
-	settled bool             // what is not in offers it has not, or it was given up
-	offers  map[string]offer // not installed yet
-	urgent  []string         // those that requests wait for, and names that are not on offer
-	wake    chan struct{}    // urgent has something
+	settled bool                 // what is not in offers it has not, or it was given up
+	offers  map[string]offer     // not installed yet
+	pulled  map[string]time.Time // when those on their way were asked for
+	urgent  []string             // those that requests wait for, and names that are not on offer
+	wake    chan struct{}        // urgent has something
 }
 
 // offer is the state of a topic that a giver has for us.
@@ -96,7 +97,7 @@ func (tk *take) begin(known []*ring.Ring) {
 				continue
 			}
 			if givers[server.ID] == nil {
-				givers[server.ID] = &giver{server: server, offers: make(map[string]offer), wake: make(chan struct{}, 1)}
+				givers[server.ID] = &giver{server: server, offers: make(map[string]offer), pulled: make(map[string]time.Time), wake: make(chan struct{}, 1)}
 			}
 			givers[server.ID].before = i > 0
 		}
@@ -171,7 +172,7 @@ func (tk *take) run(ctx context.Context) {
 // from takes everything that one giver has for us. When it cannot be reached within the bound its topics begin anew
 // here; it is tried on then, for the topics that are not used until it comes back, and so that it ends the others.
 func (tk *take) from(ctx context.Context, g *giver) {
-	log := tk.s.log.With(zap.String("from", g.server.ID))
+	log := tk.s.log.With(zap.String("old_owner", g.server.ID))
 	patience := tk.s.cfg.HandoverTimeout
 	if !g.before {
 		patience = min(patience, startPatience)
@@ -230,6 +231,7 @@ func (tk *take) finish(g *giver) {
 func (tk *take) giveUp(g *giver) {
 	tk.mu.Lock()
 	g.settled = true
+	tk.s.moves.lost.Add(uint64(len(g.offers)))
 	clear(g.offers)
 	g.urgent = nil
 	tk.mu.Unlock()
@@ -300,6 +302,7 @@ func (tk *take) offered(g *giver, offers map[string]offer, waiting []string) {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
 	g.offers, g.settled, g.urgent = offers, true, waiting
+	clear(g.pulled)
 }
 
 // pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it.
@@ -380,7 +383,7 @@ func (tk *take) next(g *giver, n int) (names []string, left int, err error) {
 	}
 	pick := func(name string) {
 		if state, ok := g.offers[name]; ok && state == open {
-			g.offers[name] = asked
+			g.offers[name], g.pulled[name] = asked, time.Now()
 			names = append(names, name)
 		}
 	}
@@ -435,6 +438,8 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 	name := state.Topic
 	tk.mu.Lock()
 	was, ok := g.offers[name]
+	pulled := g.pulled[name]
+	delete(g.pulled, name)
 	notYet := state.Absent && state.MovedTo == g.server.ID
 	if ok && notYet {
 		g.offers[name] = later
@@ -448,8 +453,11 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 	case !state.Absent:
 		tk.s.give.returned(name)
 		if tk.s.topics.Install(name, state) {
-			tk.s.moved.Add(1)
+			tk.s.moves.taken.Add(1)
+			tk.s.moves.time.Observe(time.Since(pulled).Seconds())
 			installed = 1
+		} else {
+			tk.s.moves.discarded.Add(1)
 		}
 	}
 	tk.drop(g, name)

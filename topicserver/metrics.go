@@ -6,6 +6,45 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// moves counts the topics that went from server to server, by how that ended.
+type moves struct {
+	taken     atomic.Uint64        // came over from others
+	discarded atomic.Uint64        // came over from others when they had begun anew here already
+	lost      atomic.Uint64        // were on offer from a server that could not be reached any more; they begin anew
+	given     atomic.Uint64        // went to others
+	time      prometheus.Histogram // of those taken: from asking for it to having it
+}
+
+// times are the histograms of what topics do.
+type times struct {
+	fanOut, pause prometheus.Histogram
+}
+
+// timeBuckets are upper bounds in seconds.
+func timeBuckets() []float64 {
+	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+}
+
+func newHandoverTime() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "ringcast_topic_handover_seconds", Buckets: timeBuckets(),
+		Help: "From asking another server for a topic to having its state.",
+	})
+}
+
+func newTimes() times {
+	return times{
+		fanOut: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ringcast_topic_fanout_seconds", Buckets: timeBuckets(),
+			Help: "From the arrival of a batch of publishes to the sending of all its messages; one in 16 publishes is measured.",
+		}),
+		pause: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ringcast_topic_pause_seconds", Buckets: timeBuckets(),
+			Help: "How long requests for a topic waited for its state from another server.",
+		}),
+	}
+}
+
 // register exposes the server's counts. They are read when scraped; nothing is counted twice.
 func (s *Server) register(reg *prometheus.Registry) {
 	gauge := func(name, help string, value func() float64) {
@@ -39,7 +78,17 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.store.Stats().Evicted) })
 	counter("repeats_total", "Publishes whose id was known, answered and not appended again.",
 		func() float64 { return float64(s.topics.Stats().Repeats) })
-	counter("handovers_total", "Topics that came over from other servers.", func() float64 { return float64(s.moved.Load()) })
+	for outcome, count := range map[string]*atomic.Uint64{
+		"taken": &s.moves.taken, "discarded": &s.moves.discarded, "lost": &s.moves.lost, "given": &s.moves.given,
+	} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringcast_topic_handovers_total", Help: "Topics that went from server to server, by how that ended.",
+			ConstLabels: prometheus.Labels{"outcome": outcome},
+		}, func() float64 { return float64(count.Load()) }))
+	}
+	reg.MustRegister(s.moves.time, s.times.fanOut, s.times.pause)
+	gauge("topics_waiting", "Topics whose state is on its way from another server, now.",
+		func() float64 { return float64(len(s.topics.Waiting())) })
 	counter("publishes_total", "Messages appended.", func() float64 { return float64(s.topics.Stats().Publishes) })
 	counter("fanout_sends_total", "Messages sent to gateways: one per publish and gateway that subscribes the topic.",
 		func() float64 { return float64(s.topics.Stats().FanoutSends) })

@@ -37,9 +37,10 @@ type Server struct {
 	log      *zap.Logger
 
 	serving    atomic.Bool
-	refused    atomic.Uint64  // lanes that were answered with a Refusal
-	slowLanes  atomic.Uint64  // lanes that ended because the gateway did not read
-	moved      atomic.Uint64  // topics that came over from other servers
+	refused    atomic.Uint64 // lanes that were answered with a Refusal
+	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
+	moves      moves
+	times      times
 	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
 	ringFailed atomic.Bool    // the ring file is of no use
 	look       chan os.Signal // asks for a look at the ring file
@@ -75,11 +76,14 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		log:      d.Log.With(zap.String("server", cfg.ID)),
 		lanes:    make(map[laneKey]*lane),
 		look:     make(chan os.Signal, 1),
+		times:    newTimes(),
 	}
+	s.moves.time = newHandoverTime()
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, Claim: s.claim, Log: s.log,
+		FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
 	})
 	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)

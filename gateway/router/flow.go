@@ -15,10 +15,14 @@ type publish struct {
 	local *Local // where done runs
 	done  func(Outcome)
 	since time.Time
+	timed bool // its time is measured
 }
 
 // finish calls done with the outcome, on its loop.
-func (p *publish) finish(o Outcome) { p.local.loop.Post(func() { p.done(o) }) }
+func (p *publish) finish(o Outcome) {
+	p.ended(o)
+	p.local.loop.Post(func() { p.done(o) })
+}
 
 // size is about the memory that the publish keeps.
 func (p *publish) size() int { return len(p.req.Payload) + len(p.req.Event) + len(p.req.Topic) + 128 }

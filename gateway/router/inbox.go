@@ -3,6 +3,7 @@ package router
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -17,6 +18,7 @@ type inbox struct {
 	decoded linkpb.Message
 	touched []*lane // have items appended in this batch
 	batch   uint64  // counts the batches of events posted to loops
+	clock   clock
 
 	mu      sync.Mutex
 	flushed uint64   // the last batch that the loops have
@@ -41,6 +43,7 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 	case linkpb.KindMessage:
 		// The one copy of the message on this gateway: loops deliver from it after the lane's buffer is reused.
 		own := append([]byte(nil), body...)
+		in.clock.start(in)
 		in.decoded = linkpb.Message{}
 		if err := in.decoded.UnmarshalVTUnsafe(own); err != nil {
 			return err
@@ -104,6 +107,7 @@ func (in *inbox) landed(p *publish, o Outcome) {
 	in.touch(sub.flow.lane)
 	s.mu.Unlock()
 	if !bounced {
+		p.ended(o)
 		in.post(p.local.loop.Index(), event{kind: eventDone, done: p.done, outcome: o})
 	}
 }
@@ -278,7 +282,9 @@ func (in *inbox) flush() {
 			local.backlog.Add(-size)
 			local.handle(events)
 		})
+		in.clock.stopAfter(local.loop)
 	}
+	in.clock.began = time.Time{}
 	for i, l := range in.touched {
 		l.flush()
 		in.touched[i] = nil

@@ -246,6 +246,7 @@ func (l *lane) resendLocked(sameProcess bool) (unknown []*publish) {
 
 // lost ends what belonged to the connection. Publishes wait for the next one.
 func (l *lane) lost() {
+	l.r.stats.lanesLost.Add(1)
 	l.mu.Lock()
 	l.wire, l.since = nil, time.Now()
 	for ref, p := range l.pending {
@@ -378,7 +379,7 @@ func (l *lane) publish(p *publish) linkpb.Code {
 	if l.wire != nil {
 		l.wire.Append(linkpb.KindPublish, &p.req)
 	}
-	l.r.stats.publishes.Add(1)
+	p.timed = l.r.stats.publishes.Add(1)%sampleEvery == 1
 	return linkpb.Code_OK
 }
 

@@ -30,6 +30,8 @@ type Local struct {
 
 	waits   atomic.Int64 // number of topics in joins, for the housekeeper
 	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
+
+	channels atomic.Int64 // in hub; written by the loop only
 }
 
 // flushEvery is how many bytes of publishes are appended before they are sent within the turn. So a lane's backlog is
@@ -77,7 +79,7 @@ func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done fun
 		w = nil
 	}
 	if ok && w == nil {
-		done(Outcome{Position: l.enter(topic, c, pos)})
+		l.answer(done, Outcome{Position: l.enter(topic, c, pos)})
 		return
 	}
 	if w == nil {
@@ -94,13 +96,14 @@ func (l *Local) abandon(topic string, w *waiting) {
 	delete(l.joins, topic)
 	l.waits.Add(-1)
 	for _, j := range w.joins {
-		j.done(Outcome{Code: linkpb.Code_UNAVAILABLE, Detail: "the topic's owner does not serve it"})
+		l.answer(j.done, Outcome{Code: linkpb.Code_UNAVAILABLE, Detail: "the topic's owner does not serve it"})
 	}
 }
 
 // enter puts the channel into the hub and tells the owner of its new subscriber.
 func (l *Local) enter(topic string, c *hub.Channel, from hub.Position) hub.Position {
 	from = l.hub.Add(topic, c, from)
+	l.channels.Add(1)
 	l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
 	return from
 }
@@ -120,6 +123,7 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 		return
 	}
 	last := l.hub.Remove(c)
+	l.channels.Add(-1)
 	l.tell(topic, linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.ID})
 	if last {
 		l.r.release(topic, l.loop.Index())
@@ -156,6 +160,7 @@ func (l *Local) Publish(p *linkpb.Publish, done func(Outcome)) {
 	r.IdHigh, r.IdLow = p.IdHigh, p.IdLow
 	lane, code := l.r.publish(own)
 	if code != linkpb.Code_OK {
+		own.ended(refusal(code))
 		done(refusal(code))
 		return
 	}
@@ -205,7 +210,7 @@ func (l *Local) subscribed(e *event) {
 			l.settle(topic)
 		}
 		for _, j := range ready {
-			j.done(e.outcome)
+			l.answer(j.done, e.outcome)
 		}
 		return
 	}
@@ -223,10 +228,10 @@ func (l *Local) complete(topic string, j join, e *event) {
 	f := fetch{reply: e.outcome, from: e.from}
 	if j.place == nil || !f.covers(*j.place) {
 		from := l.enter(topic, j.channel, top)
-		j.done(Outcome{Position: from})
+		l.answer(j.done, Outcome{Position: from})
 		return
 	}
-	j.done(Outcome{Position: *j.place, Recovered: true})
+	l.answer(j.done, Outcome{Position: *j.place, Recovered: true})
 	for _, m := range e.past {
 		if m.Position.Offset > j.place.Offset {
 			l.hub.Send(j.channel, m)
@@ -250,7 +255,7 @@ func (l *Local) expire(now time.Time) {
 			l.settle(topic)
 		}
 		for _, j := range late {
-			j.done(Outcome{Code: linkpb.Code_UNAVAILABLE, Detail: "the topic's owner does not answer"})
+			l.answer(j.done, Outcome{Code: linkpb.Code_UNAVAILABLE, Detail: "the topic's owner does not answer"})
 		}
 	}
 }
@@ -264,6 +269,7 @@ func (l *Local) end(topic string, o Outcome) {
 		return
 	}
 	channels := l.hub.Clear(topic)
+	l.channels.Add(-int64(len(channels)))
 	if l.joins[topic] == nil {
 		l.r.release(topic, l.loop.Index())
 	}

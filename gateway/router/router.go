@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway/hub"
@@ -44,6 +45,9 @@ type Config struct {
 	MaxBacklog     int           // bytes of publishes in flight per lane, or queued on it; default 4 MiB
 	MaxLoopBacklog int           // bytes of messages that may wait for one loop; beyond it topics end there; default 64 MiB
 	Link           link.Config
+	// PublishTime and DeliveryTime, if set, get times in seconds, of one in sampleEvery publishes and batches: from a
+	// publish to its owner's OK, and from a batch's receipt to the writes on the sockets it is for.
+	PublishTime, DeliveryTime prometheus.Observer
 	// Adopted, if set, is told of a ring that was taken from a topic server. It must not wait.
 	Adopted func(*ring.Ring)
 	Log     *zap.Logger
@@ -129,6 +133,10 @@ type counters struct {
 	overruns   atomic.Uint64
 	stray      atomic.Uint64
 	unfit      atomic.Uint64
+	lanesLost  atomic.Uint64
+
+	publishEnds [maxCode]atomic.Uint64 // publishes that have ended, by code
+	joinEnds    [maxCode]atomic.Uint64 // joins that were answered, by code
 }
 
 // New returns a router with no lanes open; Run opens them.
@@ -291,7 +299,10 @@ type Stats struct {
 	Overruns   uint64 // messages that ended their topic on loops too busy to deliver them
 	Stray      uint64 // messages received that no subscription waits for
 	Unfit      uint64 // binary messages not handed to channels whose protocol has no place for them
+	LanesLost  uint64 // connections to topic servers that had been greeted and ended
 	LanesUp    int    // now
+	Channels   int    // in hubs, now
+	Moving     int    // subscriptions on their way to another owner, now
 }
 
 // Stats returns the current counts.
@@ -307,6 +318,11 @@ func (r *Router) Stats() Stats {
 		Overruns:   r.stats.overruns.Load(),
 		Stray:      r.stats.stray.Load(),
 		Unfit:      r.stats.unfit.Load(),
+		LanesLost:  r.stats.lanesLost.Load(),
+		Moving:     int(r.moving.Load()),
+	}
+	for _, l := range r.locals {
+		s.Channels += int(l.channels.Load())
 	}
 	for _, l := range r.table.Load().all() {
 		if l.live() {

@@ -52,6 +52,7 @@ type Loop struct {
 	running   []func() // the tasks of this turn; swapped with tasks
 	dirty     []*Conn  // touched since the last flush
 	dying     []*Conn  // to be finished in this turn
+	flushed   []func() // called once this turn has flushed
 	turn      uint64
 	now       time.Duration // of this turn
 	nextSweep time.Duration
@@ -141,6 +142,7 @@ func (l *Loop) run() {
 			l.sweep()
 		}
 		l.settle()
+		l.callFlushed()
 		l.publish()
 		if l.stopping && l.exit() {
 			return
@@ -270,6 +272,18 @@ func (l *Loop) sweep() {
 	if err := l.poll.alarm(l.start.Add(l.nextSweep)); err != nil {
 		l.cfg.Log.Error("event loop cannot set its alarm", zap.Int("loop", l.index), zap.Error(err))
 	}
+}
+
+// AfterFlush calls f once the turn has written what its sockets take. It may be
+// called on the loop only; f must not stage anything.
+func (l *Loop) AfterFlush(f func()) { l.flushed = append(l.flushed, f) }
+
+func (l *Loop) callFlushed() {
+	for i, f := range l.flushed {
+		l.flushed[i] = nil
+		f()
+	}
+	l.flushed = l.flushed[:0]
 }
 
 func (l *Loop) publish() {

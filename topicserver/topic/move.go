@@ -3,6 +3,7 @@ package topic
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -124,6 +125,9 @@ func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 		r.restoreLocked(&tn, t, state)
 	}
 	t.waiting = false
+	if r.cfg.PauseTime != nil && !t.parkedSince.IsZero() {
+		r.cfg.PauseTime.Observe(time.Since(t.parkedSince).Seconds())
+	}
 	for _, p := range t.unparkLocked() {
 		p.run(&tn)
 	}
@@ -158,7 +162,7 @@ func (r *Registry) Abandon(name string) {
 // unparkLocked takes the requests that wait.
 func (t *Topic) unparkLocked() []parked {
 	list := t.parked
-	t.parked, t.parkedBytes = nil, 0
+	t.parked, t.parkedBytes, t.parkedSince = nil, 0, time.Time{}
 	return list
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -28,8 +29,15 @@ type Config struct {
 	// Claim says whose a topic is that is not here, when one is asked for. It is called under a shard's lock: it must
 	// not wait nor call back. Nil means that every topic is ours.
 	Claim func(topic string) Claim
-	Log   *zap.Logger // default none
+	// FanOutTime, if set, gets the time in seconds that one in sampleEvery publishes took, with its batch: from the batch's
+	// arrival until all its messages were handed to the gateways' connections. PauseTime gets how long requests for a topic
+	// had to wait for its state from another server.
+	FanOutTime, PauseTime prometheus.Observer
+	Log                   *zap.Logger // default none
 }
+
+// sampleEvery is of how many publishes the time of one is taken.
+const sampleEvery = 16
 
 // Claim is the answer to whose a topic is.
 type Claim uint8
@@ -331,7 +339,9 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	if len(t.subs) == 0 {
 		t.used = tn.Now()
 	}
-	r.publishes.Add(1)
+	if r.publishes.Add(1)%sampleEvery == 1 {
+		tn.timed = r.cfg.FanOutTime
+	}
 	r.sends.Add(uint64(len(t.subs)))
 }
 
@@ -355,6 +365,9 @@ func (r *Registry) park(tn *Turn, t *Topic, size int, p parked) {
 	if t.parkedBytes+size+parkedCost > maxParked {
 		tn.Reply(p.lane, p.ref, linkpb.Code_OVERLOADED, "too many requests wait for the topic to come over", nil)
 		return
+	}
+	if t.parkedSince.IsZero() {
+		t.parkedSince = time.Now()
 	}
 	t.parkedBytes += size + parkedCost
 	t.parked = append(t.parked, p)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
 )
@@ -33,6 +35,7 @@ type Topic struct {
 	waiting     bool
 	parked      []parked
 	parkedBytes int // of those that maxParked bounds
+	parkedSince time.Time
 }
 
 // parked is a request that waits for its topic's state.
@@ -164,6 +167,7 @@ type Turn struct {
 	reply   linkpb.Reply
 	message linkpb.Message
 	pos     linkpb.Position
+	timed   prometheus.Observer // gets the time of the turn, in seconds; nil in most turns
 }
 
 // Now is the time of the turn: one clock reading serves a whole batch.
@@ -197,6 +201,10 @@ func (tn *Turn) Flush() {
 	for i, lane := range tn.touched {
 		lane.Out.Flush()
 		tn.touched[i] = nil
+	}
+	if tn.timed != nil {
+		tn.timed.Observe(time.Since(tn.now).Seconds())
+		tn.timed = nil
 	}
 	tn.touched = tn.touched[:0]
 	tn.now = time.Time{}
