@@ -34,6 +34,7 @@ type Gateway struct {
 	// Static.
 	cfg      Config
 	origins  origins
+	topics   session.Topics
 	loops    *socket.Loops
 	router   *router.Router
 	sessions []*session.Sessions // by loop
@@ -70,7 +71,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, origins: allowed, loops: loops, log: log, times: newTimes()}
+	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes()}
 	g.router, err = router.New(router.Config{
 		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
 		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted, Log: log,

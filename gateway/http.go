@@ -33,6 +33,7 @@ func (g *Gateway) newApp() *fiber.App {
 		ReadBufferSize: 256, WriteBufferSize: 256,
 	}))
 	app.Get("/api/cluster", g.clusterView)
+	app.Get("/api/topics/:topic/messages", g.serveHistory)
 	console.Register(app)
 	return app
 }

@@ -29,6 +29,7 @@ type laneServer struct {
 	join        linkpb.Join
 	leave       linkpb.Leave
 	publish     linkpb.Publish
+	history     linkpb.History
 }
 
 // serveLane serves a lane until it ends.
@@ -103,6 +104,17 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		if l.named(l.publish.Topic, l.publish.Ref) && l.valid(&l.publish) {
 			topics.Publish(&l.turn, l.lane, &l.publish)
 		}
+	case linkpb.KindHistory:
+		l.history = linkpb.History{}
+		if err := l.history.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		if validName(l.history.Topic) {
+			topics.Past(&l.turn, l.lane, &l.history)
+		} else {
+			l.wire.Append(linkpb.KindPast, &linkpb.Past{Ref: l.history.Ref, Code: linkpb.Code_INVALID, Detail: badName})
+			l.wire.Flush()
+		}
 	case linkpb.KindUpPing:
 		l.wire.Append(linkpb.KindDownPing, &linkpb.Ping{})
 		l.wire.Flush()
@@ -172,12 +184,19 @@ const maxName = 255
 
 // named replies INVALID, and reports false, for what is no topic name.
 func (l *laneServer) named(name string, ref uint64) bool {
-	// A name that is not UTF-8 would make every batch that it is in undecodable for a strict Protobuf peer.
-	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
-		l.turn.Reply(l.lane, ref, linkpb.Code_INVALID, fmt.Sprintf("topic must be 1 to %d bytes of UTF-8", maxName), nil)
+	if !validName(name) {
+		l.turn.Reply(l.lane, ref, linkpb.Code_INVALID, badName, nil)
 		return false
 	}
 	return true
+}
+
+const badName = "topic must be 1 to 255 bytes of UTF-8"
+
+// validName reports whether a name may be a topic's. One that is not UTF-8 would make every batch that it is in undecodable
+// for a strict Protobuf peer.
+func validName(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name)
 }
 
 // valid replies TOO_LARGE or INVALID, and reports false, for a message that cannot be fanned out.

@@ -164,6 +164,11 @@ func (u *up) decode(body []byte) error {
 		u.topic, u.ref, u.text = m.Topic, m.Ref, fmt.Sprintf("publish %s %s %s", m.Topic, m.Event, m.Payload)
 		u.id = [2]uint64{m.IdHigh, m.IdLow}
 		return err
+	case linkpb.KindHistory:
+		var m linkpb.History
+		err := m.UnmarshalVT(body)
+		u.topic, u.ref, u.text = m.Topic, m.Ref, fmt.Sprintf("history %s since %d:%d limit %d", m.Topic, m.Since.GetEpoch(), m.Since.GetOffset(), m.Limit)
+		return err
 	case linkpb.KindUpRing:
 		var m linkpb.Ring
 		err := m.UnmarshalVT(body)

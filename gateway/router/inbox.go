@@ -49,6 +49,12 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		in.receive(&in.decoded)
+	case linkpb.KindPast:
+		m := new(linkpb.Past)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.told(m)
 	case linkpb.KindDigest:
 		var d linkpb.Digest
 		if err := d.UnmarshalVT(body); err != nil {
@@ -76,7 +82,7 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 // answer handles a Reply.
 func (in *inbox) answer(rep *linkpb.Reply) {
 	p, ok := in.lane.take(rep.Ref)
-	if !ok {
+	if !ok || p.ask != nil {
 		return
 	}
 	if p.publish != nil {
@@ -94,6 +100,13 @@ func (in *inbox) answer(rep *linkpb.Reply) {
 		in.replied(&sub.fetch, sub, rep)
 	case sub.next != nil && sub.next.lane == in.lane && sub.next.fetch.ref == rep.Ref:
 		in.replied(&sub.next.fetch, sub, rep)
+	}
+}
+
+// told handles the answer to a question.
+func (in *inbox) told(a answer) {
+	if p, ok := in.lane.take(a.GetRef()); ok && p.ask != nil {
+		p.ask <- a
 	}
 }
 

@@ -51,12 +51,14 @@ type lane struct {
 	pending map[uint64]pending // requests that wait for their Reply
 	flights int                // publishes among them,
 	bytes   int                // and their size
+	asks    int                // questions among them
 }
 
-// pending is a request on its way: a Subscribe of a topic, or a publish.
+// pending is a request on its way: a Subscribe of a topic, a publish, or a question.
 type pending struct {
 	topic   string
 	publish *publish
+	ask     chan<- answer
 	sent    bool // over a connection of its own or an earlier one: it may have been appended
 }
 
@@ -251,7 +253,10 @@ func (l *lane) lost() {
 	l.wire, l.since = nil, time.Now()
 	for ref, p := range l.pending {
 		if p.publish == nil {
-			delete(l.pending, ref)
+			l.dropLocked(ref)
+		}
+		if p.ask != nil {
+			p.ask <- nil
 		}
 	}
 	l.mu.Unlock()
@@ -399,6 +404,9 @@ func (l *lane) dropLocked(ref uint64) {
 	if p.publish != nil {
 		l.flights--
 		l.bytes -= p.publish.size()
+	}
+	if p.ask != nil {
+		l.asks--
 	}
 }
 

@@ -99,6 +99,18 @@ func (t *Topics) judge(topic string) (verdict, string) {
 	return served, ""
 }
 
+// Check says why a topic is not served; nil means that it is.
+func (t *Topics) Check(topic string) error {
+	switch v, text := t.judge(topic); v {
+	case served:
+		return nil
+	case unmatched:
+		return errors.New("unmatched topic")
+	default:
+		return errors.New(text)
+	}
+}
+
 // reserved reports whether a topic is the protocol's or the service's own.
 func reserved(topic string) bool { return topic == "phoenix" || strings.HasPrefix(topic, "reg:") }
 

@@ -22,6 +22,7 @@ const (
 	KindPublish     Kind = 6
 	KindUpPing      Kind = 7
 	KindUpRing      Kind = 8
+	KindHistory     Kind = 60
 )
 
 // The items of a Down.
@@ -34,6 +35,7 @@ const (
 	KindDownRing Kind = 6
 	KindDigest   Kind = 7
 	KindSealed   Kind = 8
+	KindPast     Kind = 60
 )
 
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.

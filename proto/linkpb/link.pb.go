@@ -219,6 +219,7 @@ type UpItem struct {
 	//	*UpItem_Publish
 	//	*UpItem_Ping
 	//	*UpItem_Ring
+	//	*UpItem_History
 	Item          isUpItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -333,6 +334,15 @@ func (x *UpItem) GetRing() *Ring {
 	return nil
 }
 
+func (x *UpItem) GetHistory() *History {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_History); ok {
+			return x.History
+		}
+	}
+	return nil
+}
+
 type isUpItem_Item interface {
 	isUpItem_Item()
 }
@@ -369,6 +379,10 @@ type UpItem_Ring struct {
 	Ring *Ring `protobuf:"bytes,8,opt,name=ring,proto3,oneof"`
 }
 
+type UpItem_History struct {
+	History *History `protobuf:"bytes,60,opt,name=history,proto3,oneof"`
+}
+
 func (*UpItem_Hello) isUpItem_Item() {}
 
 func (*UpItem_Subscribe) isUpItem_Item() {}
@@ -384,6 +398,8 @@ func (*UpItem_Publish) isUpItem_Item() {}
 func (*UpItem_Ping) isUpItem_Item() {}
 
 func (*UpItem_Ring) isUpItem_Item() {}
+
+func (*UpItem_History) isUpItem_Item() {}
 
 // Down is a batch from a topic server to a gateway.
 type Down struct {
@@ -442,6 +458,7 @@ type DownItem struct {
 	//	*DownItem_Ring
 	//	*DownItem_Digest
 	//	*DownItem_Sealed
+	//	*DownItem_Past
 	Item          isDownItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -556,6 +573,15 @@ func (x *DownItem) GetSealed() *Sealed {
 	return nil
 }
 
+func (x *DownItem) GetPast() *Past {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Past); ok {
+			return x.Past
+		}
+	}
+	return nil
+}
+
 type isDownItem_Item interface {
 	isDownItem_Item()
 }
@@ -592,6 +618,10 @@ type DownItem_Sealed struct {
 	Sealed *Sealed `protobuf:"bytes,8,opt,name=sealed,proto3,oneof"`
 }
 
+type DownItem_Past struct {
+	Past *Past `protobuf:"bytes,60,opt,name=past,proto3,oneof"`
+}
+
 func (*DownItem_Welcome) isDownItem_Item() {}
 
 func (*DownItem_Refusal) isDownItem_Item() {}
@@ -607,6 +637,8 @@ func (*DownItem_Ring) isDownItem_Item() {}
 func (*DownItem_Digest) isDownItem_Item() {}
 
 func (*DownItem_Sealed) isDownItem_Item() {}
+
+func (*DownItem_Past) isDownItem_Item() {}
 
 // Hello opens a lane.
 type Hello struct {
@@ -1566,13 +1598,179 @@ func (x *Message) GetBinary() bool {
 	return false
 }
 
-// Wants is what the taking side of a Handover says.
+// History asks for messages that a topic remembers, without a subscription: those behind since, or the newest ones when
+// there is no since. Its answer is one Past, in the order of the lane's other items.
+type History struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,60,opt,name=ref,proto3" json:"ref,omitempty"`
+	Topic         string                 `protobuf:"bytes,61,opt,name=topic,proto3" json:"topic,omitempty"`
+	Since         *Position              `protobuf:"bytes,62,opt,name=since,proto3" json:"since,omitempty"`
+	Limit         uint32                 `protobuf:"varint,63,opt,name=limit,proto3" json:"limit,omitempty"` // messages at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *History) Reset() {
+	*x = History{}
+	mi := &file_link_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *History) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*History) ProtoMessage() {}
+
+func (x *History) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use History.ProtoReflect.Descriptor instead.
+func (*History) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *History) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *History) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *History) GetSince() *Position {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *History) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// Past ends a History. It carries at most as many messages as fit into a batch, and one in any case if there is one.
+type Past struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,60,opt,name=ref,proto3" json:"ref,omitempty"`
+	Code          Code                   `protobuf:"varint,61,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
+	Detail        string                 `protobuf:"bytes,62,opt,name=detail,proto3" json:"detail,omitempty"`
+	Next          *Position              `protobuf:"bytes,63,opt,name=next,proto3" json:"next,omitempty"`            // the place behind which the topic goes on: the since of the next History
+	Recovered     bool                   `protobuf:"varint,64,opt,name=recovered,proto3" json:"recovered,omitempty"` // there was a since, and nothing between it and the messages is missing
+	More          bool                   `protobuf:"varint,65,opt,name=more,proto3" json:"more,omitempty"`           // there are messages behind next
+	Items         [][]byte               `protobuf:"bytes,66,rep,name=items,proto3" json:"items,omitempty"`          // encoded DownItems, each a Message; contiguous, the last one at next
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Past) Reset() {
+	*x = Past{}
+	mi := &file_link_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Past) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Past) ProtoMessage() {}
+
+func (x *Past) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Past.ProtoReflect.Descriptor instead.
+func (*Past) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Past) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *Past) GetCode() Code {
+	if x != nil {
+		return x.Code
+	}
+	return Code_OK
+}
+
+func (x *Past) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Past) GetNext() *Position {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *Past) GetRecovered() bool {
+	if x != nil {
+		return x.Recovered
+	}
+	return false
+}
+
+func (x *Past) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *Past) GetItems() [][]byte {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// Wants is what the taking side of a Handover says. Each name in pull is answered by a Gives with its state, in their
+// order; a Wants without pull, but the first, by an empty Gives.
 type Wants struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first: who asks, and the rings it knows, the newest first. The other side takes the newest if it is newer than its own.
-	Server string  `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Rings  []*Ring `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
-	// Later ones: a topic to hand over now, and topics whose state has arrived and may be forgotten.
+	// The first: who asks, which of its processes, and the rings it knows, the newest first. The other side takes the newest
+	// if it is newer than its own.
+	Server   string  `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Rings    []*Ring `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
+	Instance uint64  `protobuf:"fixed64,60,opt,name=instance,proto3" json:"instance,omitempty"` // drawn at random when the process starts; a state is given to one process only
+	// Later ones: topics to hand over now, and topics whose state has arrived and may be forgotten.
 	Pull          []string `protobuf:"bytes,3,rep,name=pull,proto3" json:"pull,omitempty"`
 	Taken         []string `protobuf:"bytes,4,rep,name=taken,proto3" json:"taken,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1581,7 +1779,7 @@ type Wants struct {
 
 func (x *Wants) Reset() {
 	*x = Wants{}
-	mi := &file_link_proto_msgTypes[20]
+	mi := &file_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1791,7 @@ func (x *Wants) String() string {
 func (*Wants) ProtoMessage() {}
 
 func (x *Wants) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[20]
+	mi := &file_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1804,7 @@ func (x *Wants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wants.ProtoReflect.Descriptor instead.
 func (*Wants) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{20}
+	return file_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Wants) GetServer() string {
@@ -1623,6 +1821,13 @@ func (x *Wants) GetRings() []*Ring {
 	return nil
 }
 
+func (x *Wants) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
 func (x *Wants) GetPull() []string {
 	if x != nil {
 		return x.Pull
@@ -1637,7 +1842,8 @@ func (x *Wants) GetTaken() []string {
 	return nil
 }
 
-// Gives is what the giving side of a Handover says.
+// Gives is what the giving side of a Handover says. That side ends the handover when it takes another ring to use: what
+// it has offered is true under one ring only. The taking side comes again.
 type Gives struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The first: the rings it knows, and every topic it has that belongs to the other side.
@@ -1652,7 +1858,7 @@ type Gives struct {
 
 func (x *Gives) Reset() {
 	*x = Gives{}
-	mi := &file_link_proto_msgTypes[21]
+	mi := &file_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1870,7 @@ func (x *Gives) String() string {
 func (*Gives) ProtoMessage() {}
 
 func (x *Gives) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[21]
+	mi := &file_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1883,7 @@ func (x *Gives) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gives.ProtoReflect.Descriptor instead.
 func (*Gives) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{21}
+	return file_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Gives) GetRings() []*Ring {
@@ -1716,14 +1922,14 @@ type TopicState struct {
 	History       [][]byte               `protobuf:"bytes,3,rep,name=history,proto3" json:"history,omitempty"`                // encoded DownItems, oldest first, the last one at position
 	Ids           []*PublishID           `protobuf:"bytes,4,rep,name=ids,proto3" json:"ids,omitempty"`                        // oldest first
 	Absent        bool                   `protobuf:"varint,5,opt,name=absent,proto3" json:"absent,omitempty"`                 // the server has no such topic
-	MovedTo       string                 `protobuf:"bytes,6,opt,name=moved_to,json=movedTo,proto3" json:"moved_to,omitempty"` // … because it has given it to this server
+	MovedTo       string                 `protobuf:"bytes,6,opt,name=moved_to,json=movedTo,proto3" json:"moved_to,omitempty"` // with absent: the giver's own id if it waits for the topic itself and has it later
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TopicState) Reset() {
 	*x = TopicState{}
-	mi := &file_link_proto_msgTypes[22]
+	mi := &file_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1941,7 @@ func (x *TopicState) String() string {
 func (*TopicState) ProtoMessage() {}
 
 func (x *TopicState) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[22]
+	mi := &file_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1954,7 @@ func (x *TopicState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
 func (*TopicState) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{22}
+	return file_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TopicState) GetTopic() string {
@@ -1806,7 +2012,7 @@ type PublishID struct {
 
 func (x *PublishID) Reset() {
 	*x = PublishID{}
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2024,7 @@ func (x *PublishID) String() string {
 func (*PublishID) ProtoMessage() {}
 
 func (x *PublishID) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2037,7 @@ func (x *PublishID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishID.ProtoReflect.Descriptor instead.
 func (*PublishID) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{23}
+	return file_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PublishID) GetHigh() uint64 {
@@ -1872,7 +2078,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"4\n" +
 	"\x02Up\x12.\n" +
-	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\xb3\x03\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\xea\x03\n" +
 	"\x06UpItem\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ringcast.link.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1b.ringcast.link.v1.SubscribeH\x00R\tsubscribe\x12A\n" +
@@ -1881,10 +2087,11 @@ const file_link_proto_rawDesc = "" +
 	"\x05leave\x18\x05 \x01(\v2\x17.ringcast.link.v1.LeaveH\x00R\x05leave\x125\n" +
 	"\apublish\x18\x06 \x01(\v2\x19.ringcast.link.v1.PublishH\x00R\apublish\x12,\n" +
 	"\x04ping\x18\a \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
-	"\x04ring\x18\b \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ringB\x06\n" +
+	"\x04ring\x18\b \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x125\n" +
+	"\ahistory\x18< \x01(\v2\x19.ringcast.link.v1.HistoryH\x00R\ahistoryB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\xac\x03\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\xda\x03\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
@@ -1893,7 +2100,8 @@ const file_link_proto_rawDesc = "" +
 	"\x04ping\x18\x05 \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
 	"\x04ring\x18\x06 \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x122\n" +
 	"\x06digest\x18\a \x01(\v2\x18.ringcast.link.v1.DigestH\x00R\x06digest\x122\n" +
-	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealedB\x06\n" +
+	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealed\x12,\n" +
+	"\x04past\x18< \x01(\v2\x16.ringcast.link.v1.PastH\x00R\x04pastB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -1963,10 +2171,24 @@ const file_link_proto_rawDesc = "" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12\x14\n" +
 	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
-	"\x06binary\x18\x05 \x01(\bR\x06binary\"w\n" +
+	"\x06binary\x18\x05 \x01(\bR\x06binary\"y\n" +
+	"\aHistory\x12\x10\n" +
+	"\x03ref\x18< \x01(\x04R\x03ref\x12\x14\n" +
+	"\x05topic\x18= \x01(\tR\x05topic\x120\n" +
+	"\x05since\x18> \x01(\v2\x1a.ringcast.link.v1.PositionR\x05since\x12\x14\n" +
+	"\x05limit\x18? \x01(\rR\x05limit\"\xd4\x01\n" +
+	"\x04Past\x12\x10\n" +
+	"\x03ref\x18< \x01(\x04R\x03ref\x12*\n" +
+	"\x04code\x18= \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
+	"\x06detail\x18> \x01(\tR\x06detail\x12.\n" +
+	"\x04next\x18? \x01(\v2\x1a.ringcast.link.v1.PositionR\x04next\x12\x1c\n" +
+	"\trecovered\x18@ \x01(\bR\trecovered\x12\x12\n" +
+	"\x04more\x18A \x01(\bR\x04more\x12\x14\n" +
+	"\x05items\x18B \x03(\fR\x05items\"\x93\x01\n" +
 	"\x05Wants\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
-	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x12\n" +
+	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x1a\n" +
+	"\binstance\x18< \x01(\x06R\binstance\x12\x12\n" +
 	"\x04pull\x18\x03 \x03(\tR\x04pull\x12\x14\n" +
 	"\x05taken\x18\x04 \x03(\tR\x05taken\"\x9b\x01\n" +
 	"\x05Gives\x12,\n" +
@@ -2019,7 +2241,7 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_link_proto_goTypes = []any{
 	(Code)(0),           // 0: ringcast.link.v1.Code
 	(*Position)(nil),    // 1: ringcast.link.v1.Position
@@ -2042,10 +2264,12 @@ var file_link_proto_goTypes = []any{
 	(*Digest)(nil),      // 18: ringcast.link.v1.Digest
 	(*Sealed)(nil),      // 19: ringcast.link.v1.Sealed
 	(*Message)(nil),     // 20: ringcast.link.v1.Message
-	(*Wants)(nil),       // 21: ringcast.link.v1.Wants
-	(*Gives)(nil),       // 22: ringcast.link.v1.Gives
-	(*TopicState)(nil),  // 23: ringcast.link.v1.TopicState
-	(*PublishID)(nil),   // 24: ringcast.link.v1.PublishID
+	(*History)(nil),     // 21: ringcast.link.v1.History
+	(*Past)(nil),        // 22: ringcast.link.v1.Past
+	(*Wants)(nil),       // 23: ringcast.link.v1.Wants
+	(*Gives)(nil),       // 24: ringcast.link.v1.Gives
+	(*TopicState)(nil),  // 25: ringcast.link.v1.TopicState
+	(*PublishID)(nil),   // 26: ringcast.link.v1.PublishID
 }
 var file_link_proto_depIdxs = []int32{
 	3,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -2057,38 +2281,43 @@ var file_link_proto_depIdxs = []int32{
 	16, // 6: ringcast.link.v1.UpItem.publish:type_name -> ringcast.link.v1.Publish
 	9,  // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
 	10, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
-	5,  // 9: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	7,  // 10: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	8,  // 11: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	17, // 12: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	20, // 13: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	9,  // 14: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
-	10, // 15: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
-	18, // 16: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
-	19, // 17: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
-	0,  // 18: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	11, // 19: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
-	1,  // 20: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	0,  // 21: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	1,  // 22: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	1,  // 23: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
-	1,  // 24: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
-	1,  // 25: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
-	1,  // 26: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	10, // 27: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	10, // 28: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	23, // 29: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	1,  // 30: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	24, // 31: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	2,  // 32: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	21, // 33: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	4,  // 34: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	22, // 35: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	34, // [34:36] is the sub-list for method output_type
-	32, // [32:34] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	21, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
+	5,  // 10: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	7,  // 11: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	8,  // 12: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	17, // 13: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	20, // 14: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	9,  // 15: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	10, // 16: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	18, // 17: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	19, // 18: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	22, // 19: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
+	0,  // 20: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	11, // 21: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	1,  // 22: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	0,  // 23: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	1,  // 24: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	1,  // 25: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	1,  // 26: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	1,  // 27: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	1,  // 28: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	1,  // 29: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
+	0,  // 30: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
+	1,  // 31: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
+	10, // 32: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	10, // 33: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	25, // 34: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	1,  // 35: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	26, // 36: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	2,  // 37: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	23, // 38: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	4,  // 39: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	24, // 40: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	39, // [39:41] is the sub-list for method output_type
+	37, // [37:39] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -2105,6 +2334,7 @@ func file_link_proto_init() {
 		(*UpItem_Publish)(nil),
 		(*UpItem_Ping)(nil),
 		(*UpItem_Ring)(nil),
+		(*UpItem_History)(nil),
 	}
 	file_link_proto_msgTypes[4].OneofWrappers = []any{
 		(*DownItem_Welcome)(nil),
@@ -2115,6 +2345,7 @@ func file_link_proto_init() {
 		(*DownItem_Ring)(nil),
 		(*DownItem_Digest)(nil),
 		(*DownItem_Sealed)(nil),
+		(*DownItem_Past)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2122,7 +2353,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -97,6 +97,8 @@ func (g *gateway) receive(t testing.TB, far *link.Lane, discard bool) error {
 			g.got(t, new(linkpb.Digest), body)
 		case kind == linkpb.KindSealed:
 			g.got(t, new(linkpb.Sealed), body)
+		case kind == linkpb.KindPast:
+			g.got(t, new(linkpb.Past), body)
 		default:
 			t.Errorf("item of kind %d", kind)
 		}

@@ -152,8 +152,8 @@ func (r *Registry) Abandon(name string) {
 		return
 	}
 	for _, p := range t.unparkLocked() {
-		if p.lane != nil {
-			r.notOwner(&tn, p.lane, p.ref)
+		if p.refuse != nil {
+			p.refuse(&tn)
 		}
 	}
 	r.removeLocked(s, t)

@@ -163,7 +163,7 @@ func (r *Registry) Subscribe(tn *Turn, lane *Lane, req *linkpb.Subscribe) {
 	if t.waiting {
 		own := &linkpb.Subscribe{Ref: req.Ref, Since: req.Since}
 		size := len(own.Since) * parkedCost
-		r.park(tn, t, size, parked{func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) }, lane, req.Ref})
+		r.park(tn, t, size, lane, req.Ref, func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) })
 		return
 	}
 	r.subscribeLocked(tn, t, lane, req)
@@ -291,7 +291,7 @@ func (r *Registry) Publish(tn *Turn, from *Lane, req *linkpb.Publish) {
 			IdHigh: req.IdHigh, IdLow: req.IdLow,
 		}
 		size := len(own.Event) + len(own.Payload)
-		r.park(tn, t, size, parked{func(tn *Turn) { r.publishLocked(tn, t, from, own) }, from, req.Ref})
+		r.park(tn, t, size, from, req.Ref, func(tn *Turn) { r.publishLocked(tn, t, from, own) })
 		return
 	}
 	r.publishLocked(tn, t, from, req)
@@ -356,21 +356,26 @@ func (r *Registry) repeated(tn *Turn, t *Topic, from *Lane, ref uint64, e idEntr
 	tn.Reply(from, ref, linkpb.Code_OK, "", &tn.pos)
 }
 
+const (
+	notOwnerDetail = "the ring gives the topic to another server"
+	tooManyWait    = "too many requests wait for the topic to come over"
+)
+
 func (r *Registry) notOwner(tn *Turn, lane *Lane, ref uint64) {
-	tn.Reply(lane, ref, linkpb.Code_NOT_OWNER, "the ring gives the topic to another server", nil)
+	tn.Reply(lane, ref, linkpb.Code_NOT_OWNER, notOwnerDetail, nil)
 }
 
 // park keeps a request with a reply until the topic's state is here.
-func (r *Registry) park(tn *Turn, t *Topic, size int, p parked) {
+func (r *Registry) park(tn *Turn, t *Topic, size int, lane *Lane, ref uint64, run func(*Turn)) {
 	if t.parkedBytes+size+parkedCost > maxParked {
-		tn.Reply(p.lane, p.ref, linkpb.Code_OVERLOADED, "too many requests wait for the topic to come over", nil)
+		tn.Reply(lane, ref, linkpb.Code_OVERLOADED, tooManyWait, nil)
 		return
 	}
 	if t.parkedSince.IsZero() {
 		t.parkedSince = time.Now()
 	}
 	t.parkedBytes += size + parkedCost
-	t.parked = append(t.parked, p)
+	t.parked = append(t.parked, parked{run: run, refuse: func(tn *Turn) { r.notOwner(tn, lane, ref) }})
 }
 
 // Sweep forgets the topics that no gateway subscribes, nobody has published to since idle ago, and whose history is

@@ -40,9 +40,8 @@ type Topic struct {
 
 // parked is a request that waits for its topic's state.
 type parked struct {
-	run  func(*Turn) // called under the topic's lock
-	lane *Lane       // nil if the request has no reply
-	ref  uint64
+	run    func(*Turn) // called under the topic's lock
+	refuse func(*Turn) // answers it NOT_OWNER, likewise; nil if the request has no reply
 }
 
 // maxParked bounds the bytes of requests with a reply that wait for one topic; more are refused as overload. Those
