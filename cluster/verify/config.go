@@ -74,12 +74,14 @@ type Config struct {
 	Duration time.Duration // of publishing and faults; default 30 s
 	Faults   []Class       // default none
 	Overlap  bool          // faults may begin before others have ended
+	Scenario string        // a name of Scenarios, whose faults take the place of drawn ones; default none
 
 	Gateways     int     // default 2
 	TopicServers int     // at the start; default 2
 	Topics       int     // default 10, at most 100
 	Publishers   int     // default 4
-	Subscribers  int     // default 12; each joins about two thirds of the topics
+	Subscribers  int     // default 12
+	Joins        int     // topics that each subscriber joins; default about two thirds of them
 	Rate         float64 // publishes per second by all publishers together; default 200
 	Window       int     // publishes of one publisher to one topic that may be unanswered; default 4
 
@@ -92,6 +94,13 @@ type Config struct {
 	HealWithin time.Duration
 	// MaxPause, if set, bounds how long publishes of a topic may go unacknowledged.
 	MaxPause time.Duration
+	// RingPauseP99, if set, bounds the 99th percentile of the pauses of topics that a ring edit moves.
+	RingPauseP99 time.Duration
+	// BackWithin, if set, bounds how long after the return of a killed topic server a publish to each topic takes to
+	// succeed.
+	BackWithin time.Duration
+	// NoErrors says that no channel may end with phx_error.
+	NoErrors bool
 	// Tamper falsifies what subscribers receive, to see the verification fail: drop, double or swap. Default none.
 	Tamper      string
 	TamperEvery int // one message in so many; default 1000
@@ -178,6 +187,12 @@ func (cfg *Config) problems() error {
 			errs = append(errs, fmt.Errorf("faults of class %s need nodes in processes of their own; in one process there are %s", c, join(ofClients)))
 		}
 	}
+	if cfg.Joins < 0 || cfg.Joins > cfg.Topics {
+		errs = append(errs, fmt.Errorf("joins is %d: must be 1 to %d, the number of topics", cfg.Joins, cfg.Topics))
+	}
+	if _, ok := scenarios[cfg.Scenario]; !ok && cfg.Scenario != "" {
+		errs = append(errs, fmt.Errorf("no scenario %q: there are %s", cfg.Scenario, strings.Join(Scenarios(), ", ")))
+	}
 	if !slices.Contains([]string{"", "drop", "double", "swap"}, cfg.Tamper) {
 		errs = append(errs, fmt.Errorf("tamper is %q: must be drop, double or swap", cfg.Tamper))
 	}
@@ -196,6 +211,9 @@ func (cfg *Config) options() check.Options {
 		Retained:   retained,
 		HealWithin: cfg.HealWithin,
 		MaxPause:   cfg.MaxPause,
+		NoErrors:   cfg.NoErrors,
+		BackWithin: cfg.BackWithin,
+		BackFrom:   string(KillTopicServer),
 	}
 }
 

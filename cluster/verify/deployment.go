@@ -190,7 +190,9 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 // resize edits the ring to have so many topic servers: it starts the new ones, edits every node's file in an order by
 // rng, and stops those that are no longer named when all topic servers use that ring and they have no topics any more, or
 // have had time for that.
-func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) error {
+//
+// begin is called before anything happens, with the members before and after.
+func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand, begin func(old, members []string)) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
 	old := d.inRing()
@@ -204,16 +206,13 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 		i := rng.IntN(len(members))
 		members = slices.Delete(members, i, i+1)
 	}
+	begin(old, members)
 	version := d.nextVersion()
 	d.mu.Lock()
 	d.members = members
 	d.mu.Unlock()
-	for _, id := range members {
-		if n := d.node(id); !slices.Contains(old, id) {
-			if err := errors.Join(d.writeRings([]*node{n}, version, members, 1), n.start(), n.waitReady(ctx)); err != nil {
-				return err
-			}
-		}
+	if err := d.startNew(ctx, old, members, version); err != nil {
+		return err
 	}
 	removed := slices.DeleteFunc(slices.Clone(d.servers), func(n *node) bool {
 		return slices.Contains(members, n.id) || !slices.Contains(old, n.id)
@@ -239,6 +238,31 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand) erro
 		errs = append(errs, n.stop())
 	}
 	return errors.Join(errs...)
+}
+
+// startNew starts the topic servers that are new in a ring, all at once: the first one that is up tells the others of the ring,
+// and from then on topics wait for all of them.
+func (d *deployment) startNew(ctx context.Context, old, members []string, version uint64) error {
+	var added []*node
+	for _, id := range members {
+		if !slices.Contains(old, id) {
+			added = append(added, d.node(id))
+		}
+	}
+	if err := d.writeRings(added, version, members, 1); err != nil {
+		return err
+	}
+	for _, n := range added {
+		if err := n.start(); err != nil {
+			return err
+		}
+	}
+	for _, n := range added {
+		if err := n.waitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // disagree edits the ring file of one node only: with the next version, which the others are to learn from it, or with

@@ -139,7 +139,7 @@ func TestDeployment(t *testing.T) {
 	if got := ids(d.running()); got != "gw-01 gw-02 ts-01 ts-02" {
 		t.Errorf("running: %s", got)
 	}
-	if err := d.resize(t.Context(), 5, rng); err != nil {
+	if err := d.resize(t.Context(), 5, rng, nobodyAsks); err != nil {
 		t.Fatal(err)
 	}
 	if got := ids(d.running()); got != "gw-01 gw-02 ts-01 ts-02 ts-03 ts-04 ts-05" {
@@ -202,7 +202,7 @@ func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	// Of two servers the one goes that ends well when it is told to.
 	for seed := uint64(0); ; seed++ {
 		if rand.New(rand.NewPCG(seed, 0)).IntN(2) == 0 {
-			if err := d.resize(t.Context(), 1, rand.New(rand.NewPCG(seed, 0))); err != nil {
+			if err := d.resize(t.Context(), 1, rand.New(rand.NewPCG(seed, 0)), func(_, _ []string) {}); err != nil {
 				t.Fatal(err)
 			}
 			break
@@ -262,7 +262,7 @@ func TestWhatIsPromised(t *testing.T) {
 		{[]Class{KillTopicServer}, false},
 	} {
 		cfg := Config{Faults: tt.faults}
-		if got, want := cfg.options(), (check.Options{Positions: true, Lossless: tt.lossless, Retained: retained}); got != want {
+		if got, want := cfg.options(), (check.Options{Positions: true, Lossless: tt.lossless, Retained: retained, BackFrom: "kill-topicserver"}); got != want {
 			t.Errorf("%v: %+v, want %+v", tt.faults, got, want)
 		}
 	}
@@ -320,3 +320,5 @@ func TestPlan(t *testing.T) {
 		t.Errorf("%d steps of no class", len(steps))
 	}
 }
+
+func nobodyAsks(_, _ []string) {}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/ringcast/ringcast/cluster/verify/chaos"
 	"github.com/ringcast/ringcast/cluster/verify/record"
+	"github.com/ringcast/ringcast/shared/ring"
 )
 
 // nemesis takes the steps of a plan.
@@ -45,8 +47,9 @@ func (n *nemesis) take(ctx context.Context, s step) {
 	case Cut, Slow:
 		n.hitLink(ctx, s)
 	case Ring:
-		n.begin(s, "")
-		err = n.r.cluster.resize(ctx, s.count, rand.New(rand.NewPCG(s.seed, 0)))
+		err = n.r.cluster.resize(ctx, s.count, rand.New(rand.NewPCG(s.seed, 0)), func(old, members []string) {
+			n.begin(s, "", moved(n.r.topics, old, members)...)
+		})
 		n.over(s)
 	case Conflict:
 		nodes := n.r.cluster.running()
@@ -66,14 +69,33 @@ func (n *nemesis) take(ctx context.Context, s step) {
 	}
 }
 
+// moved lists the topics that an edit of the ring gives to another topic server. It lists all if it cannot say.
+func moved(topics, old, members []string) []string {
+	rings := make([]*ring.Ring, 2)
+	for i, ids := range [][]string{old, members} {
+		var servers []ring.Server
+		for _, id := range ids {
+			servers = append(servers, ring.Server{ID: id, Addr: fmt.Sprintf("any:%d", 1+len(servers))}) // addresses decide nothing
+		}
+		rg, err := ring.New(1, servers)
+		if err != nil {
+			return topics
+		}
+		rings[i] = rg
+	}
+	return slices.DeleteFunc(slices.Clone(topics), func(topic string) bool {
+		return rings[0].Owner(topic).ID == rings[1].Owner(topic).ID
+	})
+}
+
 // begin and over record a fault.
-func (n *nemesis) begin(s step, victim string) {
+func (n *nemesis) begin(s step, victim string, topics ...string) {
 	text := s.String()
 	if victim != "" {
 		text = victim + " " + text
 	}
 	n.r.logf("%s %s", s.class, text)
-	n.actor.Add(record.Record{Kind: record.FaultBegin, ID: string(s.class), Reason: text})
+	n.actor.Add(record.Record{Kind: record.FaultBegin, ID: string(s.class), Reason: text, Topics: strings.Join(topics, ",")})
 }
 
 func (n *nemesis) over(s step) {

@@ -39,10 +39,13 @@ func (s step) String() string {
 
 // plan decides all faults of a run. The same configuration gives the same plan.
 func plan(cfg Config) []step {
+	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
+	if sc, ok := scenarios[cfg.Scenario]; ok {
+		return sc.plan(rng)
+	}
 	if len(cfg.Faults) == 0 {
 		return nil
 	}
-	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
 	var steps []step
 	var round []Class // what is left of a round, in which each class has one turn
 	servers := cfg.TopicServers

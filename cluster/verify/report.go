@@ -36,11 +36,11 @@ func (res *Result) Print(out io.Writer, again string) {
 		n.Probed, n.Topics, n.FinalPositionsSeen, n.Subscribers)
 	_ = table.Flush() // out is the terminal, or a buffer
 	if len(res.Pauses) > 0 {
-		fmt.Fprintln(out, "\nlongest time without an acknowledgment, per fault and topic:")
+		fmt.Fprintln(out, "\nlongest time that publishes waited and none was acknowledged, per fault and topic:")
 		table = tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(table, "fault\tn\tp50\tp99\tmax\t")
 		for _, p := range res.Pauses {
-			fmt.Fprintf(table, "%s\t%d\t%v\t%v\t%v\t\n", p.Class, p.Count, ms(p.P50), ms(p.P99), ms(p.Max))
+			fmt.Fprintf(table, "%s\t%d\t%v\t%v\t%v\t\n", p.Class, len(p.Times), ms(p.Quantile(0.5)), ms(p.Quantile(0.99)), ms(p.Quantile(1)))
 		}
 		_ = table.Flush()
 	}

@@ -149,8 +149,7 @@ func (r *run) start(ctx, clientCtx context.Context) error {
 		cfg := r.clientConfig(i, true)
 		c := newClient(r.log, fmt.Sprintf("sub-%d", i+1), cfg)
 		for k, topic := range r.topics {
-			// Each topic has a subscriber, each subscriber a topic.
-			if i%len(r.topics) == k || k%r.cfg.Subscribers == i || cfg.rng.IntN(3) > 0 {
+			if r.joins(i, k, cfg.rng) {
 				c.join(topic, record.Position{})
 			}
 		}
@@ -170,6 +169,15 @@ func (r *run) start(ctx, clientCtx context.Context) error {
 	}
 	r.logf("%d subscribers and %d publishers have joined %d topics", len(r.subscribers), len(r.publishers), len(r.topics))
 	return nil
+}
+
+// joins decides whether the i-th subscriber joins the k-th topic. Each topic has a subscriber if there are enough of them, and
+// each subscriber a topic.
+func (r *run) joins(i, k int, rng *rand.Rand) bool {
+	if n := len(r.topics); r.cfg.Joins > 0 {
+		return (k-i*r.cfg.Joins%n+n)%n < r.cfg.Joins
+	}
+	return i%len(r.topics) == k || k%r.cfg.Subscribers == i || rng.IntN(3) > 0
 }
 
 // wait waits until a condition holds for every topic of every client given.

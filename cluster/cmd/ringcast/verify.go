@@ -2,15 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/ringcast/ringcast/cluster/verify"
+	"github.com/ringcast/ringcast/cluster/verify/check"
 )
 
 func runVerify(ctx context.Context, out io.Writer, args []string) error {
@@ -33,6 +36,11 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	fs.StringVar(&cfg.Dir, "out", "", "directory for logs, and for records on an anomaly; default a temporary one, kept on an anomaly")
 	fs.StringVar(&cfg.Tamper, "tamper", "", "falsify what subscribers receive, to see it found: drop, double or swap")
 	fs.IntVar(&cfg.TamperEvery, "tamper-every", 1000, "one message in so many")
+	fs.IntVar(&cfg.Joins, "joins", 0, "topics that each subscriber joins; 0: about two thirds")
+	fs.DurationVar(&cfg.RingPauseP99, "ring-pause-p99", 0, "99th percentile of the pauses of topics that ring edits move, over all seeds; 0: only measured")
+	fs.DurationVar(&cfg.BackWithin, "back", 0, "how long publishing may take to succeed once a killed topic server is back; 0: not bounded")
+	fs.BoolVar(&cfg.NoErrors, "no-errors", false, "no channel may end with phx_error")
+	fs.StringVar(&cfg.Scenario, "scenario", "", "one of "+strings.Join(verify.Scenarios(), ", ")+": sets faults, their times and what is promised; other options override")
 	faults := fs.String("faults", "", "comma-separated: kill-gateway, kill-topicserver, pause, cut, slow, ring, conflict, churn, stall; all; none (default all, of clients with --in-process)")
 	positions := fs.Bool("positions", true, "join with a since key, so that clients resume; false: plain Phoenix")
 	seed := fs.Uint64("seed", 0, "decides the faults; 0: draw one")
@@ -41,15 +49,21 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	if err := parse(fs, out, args, 0, 0, "[options]"); err != nil {
 		return err
 	}
-	if *faults == "" {
+	if cfg.Scenario != "" {
+		if err := useScenario(fs, &cfg); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
+	} else if *faults == "" {
 		*faults = "all"
 		if cfg.InProcess {
 			*faults = "churn,stall"
 		}
 	}
-	var err error
-	if cfg.Faults, err = verify.ParseClasses(*faults); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+	if *faults != "" {
+		var err error
+		if cfg.Faults, err = verify.ParseClasses(*faults); err != nil {
+			return fmt.Errorf("%w: %w", errUsage, err)
+		}
 	}
 	if *seeds < 1 {
 		return fmt.Errorf("%w: seeds is %d: must be 1 or more", errUsage, *seeds)
@@ -67,9 +81,29 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	return verifySeeds(ctx, out, cfg, *seed, *seeds, func(seed uint64) string { return repeat(fs, seed) })
 }
 
+// useScenario takes a scenario's configuration and sets again what the command line sets.
+func useScenario(fs *flag.FlagSet, cfg *verify.Config) error {
+	given := make(map[string]string)
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = f.Value.String() })
+	var err error
+	if *cfg, err = verify.ScenarioConfig(cfg.Scenario); err != nil {
+		return err
+	}
+	if given["faults"] != "" {
+		return errors.New("a scenario has faults of its own")
+	}
+	for name, value := range given {
+		if err := fs.Set(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // verifySeeds runs one verification after the other. Command is what repeats the one with a seed.
 func verifySeeds(ctx context.Context, out io.Writer, cfg verify.Config, seed uint64, seeds int, command func(seed uint64) string) error {
 	bad, dir := 0, cfg.Dir
+	var pauses []time.Duration // of topics that ring edits moved
 	for i := range seeds {
 		cfg.Seed = seed + uint64(i)
 		if seeds > 1 && dir != "" {
@@ -84,9 +118,33 @@ func verifySeeds(ctx context.Context, out io.Writer, cfg verify.Config, seed uin
 		if len(res.Anomalies) > 0 {
 			bad++
 		}
+		for _, p := range res.Pauses {
+			if p.Class == string(verify.Ring) {
+				pauses = append(pauses, p.Times...)
+			}
+		}
+	}
+	if err := boundPauses(out, pauses, cfg.RingPauseP99); err != nil {
+		return err
 	}
 	if bad > 0 {
 		return fmt.Errorf("verify: anomalies with %d of %d seeds", bad, seeds)
+	}
+	return nil
+}
+
+// boundPauses says how long the topics that ring edits moved have paused over all runs, and whether that was too long.
+func boundPauses(out io.Writer, pauses []time.Duration, bound time.Duration) error {
+	if bound == 0 || len(pauses) == 0 {
+		return nil
+	}
+	slices.Sort(pauses)
+	all := check.PauseStats{Times: pauses}
+	p99 := all.Quantile(0.99).Round(time.Millisecond)
+	fmt.Fprintf(out, "pauses of %d moves: p50 %v, p99 %v, max %v\n", len(pauses), all.Quantile(0.5).Round(time.Millisecond), p99,
+		all.Quantile(1).Round(time.Millisecond))
+	if p99 > bound {
+		return fmt.Errorf("verify: the pauses of moved topics have a 99th percentile of %v, want at most %v", p99, bound)
 	}
 	return nil
 }

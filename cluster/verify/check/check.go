@@ -59,6 +59,11 @@ type Options struct {
 	HealWithin time.Duration
 	// MaxPause, if set, is the longest time that publishes of a topic may go unacknowledged between two that are.
 	MaxPause time.Duration
+	// BackWithin, if set, bounds the time from the end of a fault of class BackFrom to a publish that succeeds, on every topic.
+	BackWithin time.Duration
+	BackFrom   string
+	// NoErrors says that no channel may end with phx_error.
+	NoErrors bool
 }
 
 // Anomaly is a broken invariant.
@@ -125,6 +130,7 @@ func Check(records []record.Record, opts Options) *Report {
 		c.checkHealed(t)
 	}
 	c.checkPauses(names)
+	c.checkBack(names)
 	c.counts.Topics = len(c.topics)
 	return &Report{Anomalies: c.anomalies, Counts: c.counts, Pauses: c.pauses}
 }
@@ -216,7 +222,7 @@ func (c *checker) index(r *record.Record) {
 		}
 	case record.FaultBegin:
 		c.counts.Faults++
-		c.faults = append(c.faults, window{class: r.ID, begin: r.T, end: r.T})
+		c.faults = append(c.faults, window{class: r.ID, begin: r.T, end: r.T, topics: topicsOf(r)})
 	case record.FaultEnd:
 		for i := len(c.faults) - 1; i >= 0; i-- {
 			if c.faults[i].class == r.ID {
@@ -240,7 +246,9 @@ func (c *checker) count(r *record.Record) {
 	case record.Recv:
 		c.counts.Deliveries++
 	case record.Error:
-		c.counts.PhxErrors++
+		if c.counts.PhxErrors++; c.opts.NoErrors {
+			c.report(Skip, []*record.Record{r}, "%s's channel on %s ended with phx_error", r.Actor, r.Topic)
+		}
 	case record.Join:
 		c.counts.Joins++
 		if r.Asked.IsZero() {

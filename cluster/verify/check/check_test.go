@@ -295,9 +295,16 @@ func TestAnomalies(t *testing.T) {
 		{"too long a pause", `
 			begin p1 m1
 			ok p1 m1 e:1
-			at 3s
 			begin p1 m2
+			at 3s
 			ok p1 m2 e:2`, Options{Positions: true, MaxPause: 2 * time.Second}, []string{Pause}},
+		{"publishing does not come back in time", `
+			fault kill
+			over kill
+			begin p1 m1
+			at 3s
+			ok p1 m1 e:1`, Options{Positions: true, BackWithin: 2 * time.Second, BackFrom: "kill"}, []string{Stuck}},
+		{"an error that may not be", "join s1 e:0 \n error s1", Options{Positions: true, NoErrors: true}, []string{Skip}},
 		{"a dead node", "died ts-1", positions, []string{NodeDied}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

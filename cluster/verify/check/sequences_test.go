@@ -1,8 +1,11 @@
 package check
 
 import (
+	"fmt"
 	"testing"
 	"time"
+
+	"github.com/ringcast/ringcast/cluster/verify/record"
 )
 
 func TestAnomaliesWithoutPositions(t *testing.T) {
@@ -105,16 +108,18 @@ func TestPauses(t *testing.T) {
 		fault ring
 		at 1100ms
 		begin p1 m2
+		at 1200ms
 		ok p1 m2 e:2
 		over ring
 		at 1300ms
 		begin p1 m3
+		at 9999ms
 		ok p1 m3 e:3
-		at 10s
+		at 20s
 		begin p1 m4
 		ok p1 m4 e:4
-		at 10500ms
 		begin p1 m5
+		at 20501ms
 		ok p1 m5 e:5
 		begin p1 n1/b
 		ok p1 n1/b e:1
@@ -126,19 +131,41 @@ func TestPauses(t *testing.T) {
 	if len(rep.Anomalies) > 0 {
 		t.Fatal(rep.Anomalies)
 	}
-	want := []PauseStats{
-		{Quiet, 1, 500 * time.Millisecond, 500 * time.Millisecond, 500 * time.Millisecond},
-		{"ring", 1, 8700 * time.Millisecond, 8700 * time.Millisecond, 8700 * time.Millisecond},
+	got := fmt.Sprint(rep.Pauses)
+	if want := "[{no fault [499ms]} {ring [8.699s]}]"; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
-	if len(rep.Pauses) != len(want) || rep.Pauses[0] != want[0] || rep.Pauses[1] != want[1] {
-		t.Errorf("%v, want %v", rep.Pauses, want)
+}
+
+// A fault that is known to hit some topics explains nothing about the others.
+func TestPausesOfOtherTopics(t *testing.T) {
+	records := script(t, `
+		begin p1 m1
+		ok p1 m1 e:1
+		begin p1 n1/b
+		ok p1 n1/b e:1
+		fault ring
+		begin p1 m2
+		begin p1 n2/b
+		at 1s
+		ok p1 m2 e:2
+		ok p1 n2/b e:2
+		over ring`)
+	for i := range records {
+		if records[i].Kind == record.FaultBegin {
+			records[i].Topics = "b"
+		}
+	}
+	got := fmt.Sprint(Check(records, Options{Positions: true}).Pauses)
+	if want := "[{no fault [995ms]} {ring [995ms]}]"; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 
 func TestQuantile(t *testing.T) {
 	sorted := []time.Duration{1, 2, 3, 4}
 	for q, want := range map[float64]time.Duration{0: 1, 0.25: 1, 0.5: 2, 0.51: 3, 0.99: 4, 1: 4} {
-		if got := quantile(sorted, q); got != want {
+		if got := (&PauseStats{Times: sorted}).Quantile(q); got != want {
 			t.Errorf("quantile %v is %d, want %d", q, got, want)
 		}
 	}

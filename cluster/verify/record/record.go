@@ -38,7 +38,7 @@ const (
 
 // What the one who runs the verification records.
 const (
-	FaultBegin Kind = "fault.begin" // ID, Reason: class and detail
+	FaultBegin Kind = "fault.begin" // ID, Reason: class and detail; Topics that it hits, if that is known
 	FaultEnd   Kind = "fault.end"   // ID, Reason
 	Died       Kind = "died"        // ID, Reason: a node ended by itself, or did not do what it was told
 	Heal       Kind = "heal"        // the last fault is over and all nodes run
@@ -94,6 +94,7 @@ type Record struct {
 	Tries     int      `json:"tries,omitempty"`
 	Code      int      `json:"code,omitempty"`
 	Reason    string   `json:"reason,omitempty"`
+	Topics    string   `json:"topics,omitempty"` // separated by commas
 }
 
 // String is one line for people.

@@ -1,0 +1,105 @@
+package verify
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/ringcast/ringcast/cluster/verify/chaos"
+)
+
+// scenario is a run that proves one promise with faults of its own.
+type scenario struct {
+	config Config
+	plan   func(rng *rand.Rand) []step
+}
+
+// reconnectRounds times all clients of the scenario reconnects make more than 10,000 reconnects.
+const reconnectRounds = 100
+
+var scenarios = map[string]scenario{
+	// 10,000 reconnects of clients at 1000 messages a second.
+	"reconnects": {
+		config: Config{
+			Faults: []Class{Churn}, Rate: 1000, Duration: (reconnectRounds + 2) * time.Second, Subscribers: 100, Joins: 1,
+			NoErrors: true,
+		},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i := range reconnectRounds {
+				at := time.Duration(i)*time.Second + jitter(rng, 500*time.Millisecond, 1500*time.Millisecond)
+				steps = append(steps, step{at: at, class: Churn, how: "drop", share: 1, seed: rng.Uint64()})
+			}
+			slices.SortFunc(steps, func(a, b step) int { return int(a.at - b.at) })
+			return steps
+		},
+	},
+	// The ring grows from two servers to five and shrinks to three, at 1000 messages a second.
+	"rings": {
+		config: Config{
+			Faults: []Class{Ring}, Rate: 1000, Duration: 16 * time.Second, TopicServers: 2, Topics: 30, Joins: 5, Overlap: true,
+			NoErrors: true, RingPauseP99: 250 * time.Millisecond,
+		},
+		plan: func(rng *rand.Rand) []step {
+			first := jitter(rng, time.Second, 4*time.Second)
+			second := first + jitter(rng, 2*time.Second, 8*time.Second)
+			return []step{
+				{at: first, class: Ring, count: 5, seed: rng.Uint64()},
+				{at: second, class: Ring, count: 3, seed: rng.Uint64()},
+			}
+		},
+	},
+	// The link between one gateway and one topic server is cut for five seconds, in each of the ways there are.
+	"cut": {
+		config: Config{Faults: []Class{Cut}, Rate: 500, Duration: 40 * time.Second, NoErrors: true},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i, mode := range []chaos.Mode{chaos.Cut, chaos.Blackhole, chaos.Freeze} {
+				steps = append(steps, step{
+					at:    time.Second + time.Duration(i)*12*time.Second + jitter(rng, 0, time.Second),
+					lasts: 5 * time.Second, class: Cut, node: rng.IntN(2), peer: 1 + rng.IntN(2), link: chaos.Fault{Mode: mode},
+				})
+			}
+			return steps
+		},
+	},
+	// A gateway is killed every five seconds for two minutes.
+	"gateway-kills": {
+		config: Config{Faults: []Class{KillGateway}, Rate: 300, Duration: 125 * time.Second, NoErrors: true},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i := range 24 {
+				steps = append(steps, step{
+					at: time.Duration(i) * 5 * time.Second, class: KillGateway, node: rng.IntN(1 << 20),
+					lasts: jitter(rng, 500*time.Millisecond, 2*time.Second),
+				})
+			}
+			return steps
+		},
+	},
+	// A topic server is killed and comes back without its memory.
+	"owner-restart": {
+		config: Config{Faults: []Class{KillTopicServer}, Rate: 300, Duration: 45 * time.Second, BackWithin: 2 * time.Second},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i, down := range []time.Duration{200 * time.Millisecond, time.Second, 4 * time.Second, 9 * time.Second} {
+				steps = append(steps, step{
+					at: time.Duration(1+8*i) * time.Second, class: KillTopicServer, node: rng.IntN(2), lasts: down,
+				})
+			}
+			return steps
+		},
+	},
+}
+
+// Scenarios names the scenarios.
+func Scenarios() []string { return slices.Sorted(maps.Keys(scenarios)) }
+
+// ScenarioConfig is the configuration of a scenario.
+func ScenarioConfig(name string) (Config, error) {
+	sc, ok := scenarios[name]
+	if !ok {
+		return Config{}, fmt.Errorf("no scenario %q: there are %v", name, Scenarios())
+	}
+	cfg := sc.config
+	cfg.Scenario = name
+	return cfg, nil
+}
