@@ -38,12 +38,12 @@ var scenarios = map[string]scenario{
 	// The ring grows from two servers to five and shrinks to three, at 1000 messages a second.
 	"rings": {
 		config: Config{
-			Faults: []Class{Ring}, Rate: 1000, Duration: 16 * time.Second, TopicServers: 2, Topics: 30, Joins: 5, Overlap: true,
+			Faults: []Class{Ring}, Rate: 1000, Duration: 9 * time.Second, TopicServers: 2, Topics: 30, Joins: 5, Overlap: true,
 			NoErrors: true, RingPauseP99: 250 * time.Millisecond,
 		},
 		plan: func(rng *rand.Rand) []step {
-			first := jitter(rng, time.Second, 4*time.Second)
-			second := first + jitter(rng, 2*time.Second, 8*time.Second)
+			first := jitter(rng, time.Second, 2*time.Second)
+			second := first + jitter(rng, time.Second, 5*time.Second)
 			return []step{
 				{at: first, class: Ring, count: 5, seed: rng.Uint64()},
 				{at: second, class: Ring, count: 3, seed: rng.Uint64()},
