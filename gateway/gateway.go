@@ -88,6 +88,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
 	d.Admin.HandleFunc("GET /ring", g.serveRing)
+	d.Admin.HandleFunc("GET /debug/topic", g.serveTopic)
 	return g, nil
 }
 

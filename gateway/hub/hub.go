@@ -29,6 +29,10 @@ type Channel struct {
 	// Positions makes each frame carry its message's position in the ref slot.
 	Positions bool
 
+	// From is the offset after which the channel gets the topic's messages. Set by Add; who gives the channel earlier ones
+	// with Send lowers it.
+	From uint64
+
 	// Owned by the hub.
 	index int32  // in topic.channels
 	topic *Topic // nil while not in a hub
@@ -66,6 +70,8 @@ type Hub struct {
 	frames [frameSlots]frame
 	head   []byte
 	ref    []byte
+
+	delivering *Topic // whose last message is on its way into the queues; nil outside of Deliver
 
 	late map[string]*Message // kept back by a mutant; nil in ordinary builds
 }
@@ -122,7 +128,7 @@ func (h *Hub) Add(topic string, c *Channel, from Position) Position {
 		t = &Topic{name: topic, last: from}
 		h.topics[topic] = t
 	}
-	c.topic, c.index = t, int32(len(t.channels))
+	c.topic, c.index, c.From = t, int32(len(t.channels)), t.last.Offset
 	t.channels = append(t.channels, c)
 	return t.last
 }
@@ -185,6 +191,11 @@ func (p Position) AppendRef(dst []byte) []byte {
 	dst = append(dst, ':')
 	dst = strconv.AppendUint(dst, p.Offset, 10)
 	return append(dst, '"')
+}
+
+// String returns the position as clients see it.
+func (p Position) String() string {
+	return strconv.FormatUint(p.Epoch, 36) + ":" + strconv.FormatUint(p.Offset, 10)
 }
 
 // ParsePosition parses what AppendRef wrote, without its quotes.
@@ -263,6 +274,7 @@ func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 		h.arena = h.arena[:0]
 	}
 	h.frames = [frameSlots]frame{}
+	h.delivering = t
 	for _, c := range t.channels {
 		if m.Binary && !c.Codec.Carries(&m.Push) {
 			unfit++
@@ -278,7 +290,19 @@ func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 		}
 		c.Conn.SendFramed(f.bytes)
 	}
+	h.delivering = nil
 	return len(t.channels) - unfit, unfit
+}
+
+// Staged returns the position of the last message that was put into the queue of the channel, which is in the hub, or
+// passed it by. It may be asked in the middle of a Deliver, when a queue overflows: the message that found no room is
+// not counted.
+func (h *Hub) Staged(c *Channel) Position {
+	p := c.topic.last
+	if h.delivering == c.topic {
+		p.Offset--
+	}
+	return p
 }
 
 // build makes the whole WebSocket frame that carries the message to channels with c's codec and join_ref.

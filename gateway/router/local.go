@@ -27,6 +27,7 @@ type Local struct {
 	touched []*lane             // have items appended since the last flush
 	staged  int                 // bytes of publishes appended since the last flush
 	nextID  uint64
+	gone    departures
 
 	waits   atomic.Int64 // number of topics in joins, for the housekeeper
 	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
@@ -121,6 +122,9 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 	if c.Topic() == "" {
 		l.cancel(topic, c)
 		return
+	}
+	if !c.Conn.Closing() { // else Departing has noted it
+		l.depart(c, "left", l.hub.Staged(c))
 	}
 	last := l.hub.Remove(c)
 	l.channels.Add(-1)
@@ -238,6 +242,7 @@ func (l *Local) complete(topic string, j join, e *event) {
 		}
 	}
 	l.enter(topic, j.channel, top)
+	j.channel.From = j.place.Offset
 }
 
 // expire ends the joins that have waited too long.
@@ -267,6 +272,9 @@ func (l *Local) end(topic string, o Outcome) {
 	last, ok := l.hub.Last(topic)
 	if !ok || o.OK() && last.Reached(o.Position) {
 		return
+	}
+	for c := range l.hub.ChannelsOf(topic) {
+		l.depart(c, "told by phx_error that messages were lost", last)
 	}
 	channels := l.hub.Clear(topic)
 	l.channels.Add(-int64(len(channels)))

@@ -57,7 +57,19 @@ func New(cfg Config, local *router.Local) *Sessions {
 	}
 	ss := &Sessions{cfg: cfg, local: local}
 	local.Ended = func(c *hub.Channel) { c.Conn.Handler().(*Session).ended(c) }
+	local.Witness(ss.witness)
 	return ss
+}
+
+// witness notes the ends of a connection's channels while its queue can still be looked at.
+func (ss *Sessions) witness(conn *socket.Conn, end socket.End, unsent bool) {
+	s, ok := conn.Handler().(*Session)
+	if !ok {
+		return // it ends before it was opened
+	}
+	for _, c := range s.channels {
+		ss.local.Departing(&c.Channel, "socket closed: "+end.String(), unsent)
+	}
 }
 
 // Open returns the session of a new connection. Called on the loop.

@@ -62,6 +62,7 @@ type Conn struct {
 	blocked bool
 	armed   bool          // the poller watches for room
 	ended   bool          // our side of the socket is shut down
+	told    bool          // the loop's witness knows that it takes no more frames
 	full    time.Duration // when the full socket last took a byte
 	pong    []byte        // frame answering the last ping that found the queue long
 }
@@ -107,6 +108,7 @@ func (c *Conn) closeWith(cause *CloseError, end End) {
 	if c.state != stateOpen {
 		return
 	}
+	c.tell(end, false)
 	c.queueControl(opClose, closePayload(cause.Code, cause.Reason))
 	if c.state != stateOpen {
 		return // that flush failed
@@ -163,6 +165,7 @@ func (c *Conn) die(err error, end End) {
 		return
 	}
 	if c.state == stateOpen {
+		c.tell(end, false)
 		c.cause, c.end = err, end
 	}
 	c.state = stateDead
@@ -179,6 +182,9 @@ func (c *Conn) finish() {
 	if l.slots[c.slot] != c || s != nil && (s.reading || s.writing) {
 		return
 	}
+	if len(c.out) > 0 || s != nil && len(s.sending) > 0 {
+		c.tell(c.end, true)
+	}
 	c.dropQueue()
 	c.torn = nil
 	c.callClosed()
@@ -192,6 +198,14 @@ func (c *Conn) finish() {
 	l.count.Open--
 	l.count.Ended[c.end]++
 	l.leave(c)
+}
+
+// tell tells the loop's witness of the end, once, and of unsent frames.
+func (c *Conn) tell(end End, unsent bool) {
+	if f := c.loop.witness; f != nil && (unsent || !c.told) {
+		c.told = true
+		f(c, end, unsent)
+	}
 }
 
 func (c *Conn) callClosed() {

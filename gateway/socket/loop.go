@@ -53,6 +53,7 @@ type Loop struct {
 	dirty     []*Conn  // touched since the last flush
 	dying     []*Conn  // to be finished in this turn
 	flushed   []func() // called once this turn has flushed
+	witness   func(c *Conn, end End, unsent bool)
 	turn      uint64
 	now       time.Duration // of this turn
 	nextSweep time.Duration
@@ -273,6 +274,12 @@ func (l *Loop) sweep() {
 		l.cfg.Log.Error("event loop cannot set its alarm", zap.Int("loop", l.index), zap.Error(err))
 	}
 }
+
+// Witness has f called, on the loop, when a connection takes no more frames, and
+// with unsent when it gives up frames that are queued; Conn.Queued shows these
+// still. f may look at the connection and must not stage or close anything. It
+// is set before the loop has connections.
+func (l *Loop) Witness(f func(c *Conn, end End, unsent bool)) { l.witness = f }
 
 // AfterFlush calls f once the turn has written what its sockets take. It may be
 // called on the loop only; f must not stage anything.

@@ -60,6 +60,37 @@ func (c *Conn) queued() int {
 	return len(c.out)
 }
 
+// Waiting gives the bytes that are queued for the peer and not yet taken by the
+// kernel.
+func (c *Conn) Waiting() int { return c.queued() }
+
+// Queued yields the messages that wait for the peer, oldest first, as they were
+// sent. A frame that the peer has begun to get is not among them. The payloads
+// are read-only and valid during the call. It is for looking into a queue now
+// and then: it walks over all of it.
+func (c *Conn) Queued(yield func(op Opcode, payload []byte) bool) {
+	queues := [2][]byte{nil, c.out[c.tail:]}
+	if c.stream != nil {
+		queues[0] = c.stream.sending // how far its writer is, only that knows
+	}
+	for _, rest := range queues {
+		for len(rest) > 0 {
+			n := frameSize(rest)
+			head := 2
+			switch rest[1] & lengthBits {
+			case length16:
+				head = 4
+			case length64:
+				head = 10
+			}
+			if op := Opcode(rest[0] &^ finBit); !op.control() && !yield(op, rest[head:n]) {
+				return
+			}
+			rest = rest[n:]
+		}
+	}
+}
+
 // room reports whether n more bytes may be queued, and closes if not. A long
 // turn may fill the queue of a peer that reads well, so the socket is tried
 // before the peer is called slow.
@@ -81,6 +112,12 @@ func (c *Conn) room(n int) bool {
 // overflow drops all frames but the rest of one that is begun, so that the
 // close frame stands where a frame may start.
 func (c *Conn) overflow() {
+	if s := c.stream; s != nil {
+		sending := s.sending // the writer goes on with that
+		s.sending = nil
+		defer func() { s.sending = sending }()
+	}
+	c.tell(EndSlow, true)
 	rest := slices.Clone(c.out[:c.tail])
 	c.dropQueue()
 	if len(rest) > 0 {

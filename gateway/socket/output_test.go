@@ -213,6 +213,42 @@ func TestFrozenPeerDelaysNobody(t *testing.T) {
 	})
 }
 
+// Every message that was queued for a slow peer is either read by it in the end, or shown to the witness when it is
+// dropped, the newest ones.
+func TestWitnessSeesWhatIsDropped(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: 64 << 10, CloseTimeout: time.Hour, WriteTimeout: time.Hour})
+		client, accepted := slowPair(t)
+		var ends []End
+		var dropped []string
+		ls.Loop(0).Witness(func(c *Conn, end End, unsent bool) {
+			ends = append(ends, end)
+			for op, payload := range c.Queued {
+				if unsent && op == OpText {
+					dropped = append(dropped, string(payload[:6]))
+				}
+			}
+		})
+		c := adopt(t, ls, server(accepted), newProbe(nil))
+		sent := 0
+		for closing := false; !closing; sent++ {
+			onLoop(t, c.Loop(), func() {
+				c.Send(OpText, fmt.Appendf(nil, "%6d%s", sent, strings.Repeat(".", 3000)))
+				closing = c.Closing()
+			})
+		}
+		p, read := newPeer(t, client), 0
+		for op, _ := p.read(); op != opClose; op, _ = p.read() {
+			read++
+		}
+		onLoop(t, c.Loop(), func() {
+			if len(ends) != 1 || ends[0] != EndSlow || len(dropped) == 0 || read+len(dropped) != sent-1 || dropped[0] != fmt.Sprintf("%6d", read) {
+				t.Errorf("ends %v; of %d messages %d were read and dropped are %q", ends, sent-1, read, dropped)
+			}
+		})
+	})
+}
+
 // A peer that stops reading and never comes back is gone after CloseTimeout.
 func TestFrozenForever(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {

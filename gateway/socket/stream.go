@@ -26,7 +26,8 @@ type stream struct {
 	// Owned by the loop.
 	reading  bool
 	writing  bool
-	inFlight int // bytes the writer has
+	inFlight int    // bytes the writer has
+	sending  []byte // what the writer has; not to be written to
 }
 
 func newStream(nc net.Conn) *stream {
@@ -93,7 +94,7 @@ func (c *Conn) flushStream() {
 	}
 	c.out, c.held = nil, heldNone
 	c.blocked = true
-	s.writing, s.inFlight = true, len(buf)
+	s.writing, s.inFlight, s.sending = true, len(buf), buf
 	last := c.state == stateFailed
 	timeout := c.loop.cfg.WriteTimeout
 	go func() {
@@ -134,7 +135,10 @@ func (s *stream) closeWrite() {
 // streamWritten takes the writer's result, on the loop.
 func (c *Conn) streamWritten(buf []byte, n int, err error) {
 	l, s := c.loop, c.stream
-	s.writing, s.inFlight = false, 0
+	s.writing, s.inFlight, s.sending = false, 0, nil
+	if err != nil {
+		s.sending = slices.Clone(buf[n+frameTail(buf, 0, n):]) // for those who ask what became of it
+	}
 	c.blocked = false
 	l.count.QueueBytes -= uint64(len(buf))
 	l.count.BytesOut += uint64(n)

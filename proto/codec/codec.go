@@ -32,8 +32,11 @@ func (k Kind) String() string {
 // Carries tells whether the frames of k have a place for p. Only PhoenixV2 carries binary pushes. Who delivers a push
 // skips the subscribers whose codec does not carry it, and counts them: they miss that message for good.
 func (k Kind) Carries(p *Push) bool {
-	return !p.Binary || k == PhoenixV2
+	return !p.Binary || k.CarriesBinary()
 }
+
+// CarriesBinary tells whether the frames of k have a place for binary pushes.
+func (k Kind) CarriesBinary() bool { return k == PhoenixV2 }
 
 // Limits on the frames of clients.
 const (

@@ -27,6 +27,7 @@ var commands = []command{
 	{"dev", "", "run a cluster of 2 topic servers and 2 gateways in this process", runDev},
 	{"sub", "URL TOPIC", "join a topic and print its messages, one JSON object a line", runSub},
 	{"pub", "URL TOPIC EVENT JSON", "publish one message", runPub},
+	{"explain", "TOPIC OFFSET ADMIN-URL…", "tell what became of a message at each subscriber", runExplain},
 	{"ring ready", "ADMIN-URL…", "ask all nodes whether they use the same ring", runRingReady},
 	{"ring check", "FILE", "check a ring file", runRingCheck},
 	{"ring owner", "FILE TOPIC…", "print the owner of each topic", runRingOwner},

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"time"
 
@@ -43,24 +41,7 @@ func runRingReady(ctx context.Context, out io.Writer, args []string) error {
 }
 
 func ringStatus(ctx context.Context, url string, timeout time.Duration) (status ring.Status, err error) {
-	if !strings.Contains(url, "://") {
-		url = "http://" + url
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/ring", nil)
-	if err != nil {
-		return status, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return status, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return status, fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return status, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&status)
+	return status, getJSON(ctx, url, "/ring", timeout, &status)
 }
 
 // judgeRings says whether all nodes use one ring and no topic is on its way any more.
