@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/shared/daemon"
 )
@@ -30,7 +31,9 @@ type Config struct {
 	Drain          time.Duration `env:"DRAIN" envDefault:"30s" help:"a stopping gateway sends its clients away spread over at most so long"`
 	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long a stopping gateway waits for the last clients to answer its close"`
 	Loops          int           `env:"EVENT_LOOPS" envDefault:"0" help:"event loops; 0 means one per core"`
-	Lanes          int           `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
+	AnyOrigin      bool          `env:"INSECURE_ANY_ORIGIN" envDefault:"false" help:"with AUTH_REQUIRED: allow ALLOWED_ORIGINS=* all the same"`
+	Auth           auth.Config
+	Lanes          int `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
 }
 
 // Validate reports every problem at once.
@@ -43,9 +46,14 @@ func (c *Config) Validate() error {
 	if _, err := session.ParseTopics(c.Topics); err != nil {
 		errs = append(errs, fmt.Errorf("TOPICS: %w", err))
 	}
-	if _, err := parseOrigins(c.AllowedOrigins); err != nil {
+	allowed, err := parseOrigins(c.AllowedOrigins)
+	if err != nil {
 		errs = append(errs, fmt.Errorf("ALLOWED_ORIGINS: %w", err))
 	}
+	if allowed.any && c.Auth.AuthRequired && !c.AnyOrigin {
+		errs = append(errs, errors.New("ALLOWED_ORIGINS is required: with AUTH_REQUIRED any origin is allowed only by INSECURE_ANY_ORIGIN=true"))
+	}
+	errs = append(errs, c.Auth.Validate())
 	for _, n := range []struct {
 		name       string
 		value, min int

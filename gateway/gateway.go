@@ -5,6 +5,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
@@ -16,10 +17,12 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
@@ -39,6 +42,9 @@ type Gateway struct {
 	router   *router.Router
 	sessions []*session.Sessions // by loop
 	app      *fiber.App
+	auth     *auth.Verifier // nil if clients need no tokens
+	instance uint64         // drawn at start, as part of session ids
+	revoked  revocations
 	times    times
 	log      *zap.Logger
 
@@ -65,16 +71,22 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		return nil, daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
 	}
 	log := d.Log.With(zap.String("gateway", cfg.ID))
+	verifier, err := newAuth(&cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	loops, err := socket.New(socket.Config{
 		Loops: cfg.Loops, MaxMessageBytes: cfg.MaxMessage, MaxQueueBytes: cfg.MaxQueue, IdleTimeout: cfg.IdleTimeout, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes()}
+	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes(), auth: verifier, instance: rand.Uint64()}
+	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
 	g.router, err = router.New(router.Config{
 		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
-		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted, Log: log,
+		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted,
+		Revoked: g.heard, Revocations: g.revoked.table.All, Log: log,
 		PublishTime: g.times.publish, DeliveryTime: g.times.delivery,
 	})
 	if err != nil {
@@ -82,11 +94,17 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	for i := range loops.Len() {
-		g.sessions = append(g.sessions, session.New(session.Config{Topics: topics, MaxChannels: cfg.MaxChannels}, g.router.Local(i)))
+		g.sessions = append(g.sessions, session.New(session.Config{
+			Topics: topics, MaxChannels: cfg.MaxChannels, Auth: verifier, Revoked: g.isRevoked,
+		}, g.router.Local(i)))
+		loops.Loop(i).OnTick(g.sessions[i].Tick)
 	}
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
+	if verifier != nil {
+		d.ReadyWhen("auth", verifier.Ready)
+	}
 	d.Admin.HandleFunc("GET /ring", g.serveRing)
 	d.Admin.HandleFunc("GET /debug/topic", g.serveTopic)
 	return g, nil
@@ -124,6 +142,10 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	if g.cfg.RingFile != "" {
 		wg.Go(func() { g.watchRing(links) })
 	}
+	if g.auth != nil {
+		wg.Go(func() { g.auth.Run(links) })
+	}
+	wg.Go(func() { g.sweepRevocations(links) })
 	defer wg.Wait()
 	defer cutLinks()
 	defer g.loops.Close()

@@ -12,7 +12,9 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/console"
+	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 )
@@ -27,7 +29,8 @@ func (g *Gateway) newApp() *fiber.App {
 		BodyLimit:             maxHeaderBytes, // no route takes a body yet
 		ErrorHandler:          g.httpError,
 	})
-	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.admit, websocket.New(g.adopt, websocket.Config{
+	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.authenticate, g.admit, websocket.New(g.adopt, websocket.Config{
+		Subprotocols:   []string{auth.Subprotocol},
 		RecoverHandler: g.recoverHandshake,
 		// The connection leaves this library right after the handshake; small buffers are all it needs.
 		ReadBufferSize: 256, WriteBufferSize: 256,
@@ -150,12 +153,17 @@ func (g *Gateway) admit(c *fiber.Ctx) error {
 // adopt hands an upgraded connection to its event loop. On return the HTTP server drops its end of it.
 func (g *Gateway) adopt(conn *websocket.Conn) {
 	kind := conn.Locals(codecKey).(codec.Kind)
+	id, _ := conn.Locals(identityKey).(*auth.Identity)
+	refusal, _ := conn.Locals(refusalKey).(*auth.Error)
 	err := g.loops.Adopt(conn.NetConn(), func(c *socket.Conn) socket.Handler {
 		// Either this sees stopping, or the connection is there when stop closes all of them.
 		if g.stopping.Load() {
 			c.Close(socket.CloseRestart, restartReason)
 		}
-		return g.sessions[c.Loop().Index()].Open(c, kind)
+		if refusal != nil {
+			c.Close(session.CloseUnauthorized, refusal.Error())
+		}
+		return g.sessions[c.Loop().Index()].Open(c, kind, id)
 	})
 	if err != nil {
 		g.log.Warn("connection not adopted", zap.Error(err))

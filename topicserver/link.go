@@ -3,6 +3,7 @@ package topicserver
 import (
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"go.uber.org/zap"
@@ -118,6 +119,12 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 	case linkpb.KindUpPing:
 		l.wire.Append(linkpb.KindDownPing, &linkpb.Ping{})
 		l.wire.Flush()
+	case linkpb.KindUpRevoke:
+		m := new(linkpb.Revoke)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		l.s.revoke(l, m)
 	case linkpb.KindUpRing:
 		var m linkpb.Ring
 		if err := m.UnmarshalVT(body); err != nil {
@@ -156,10 +163,32 @@ func (l *laneServer) greet(body []byte) error {
 	if h.RingVersion < s.rings.Current().Version() {
 		l.wire.Append(linkpb.KindDownRing, link.EncodeRing(s.rings.Current()))
 	}
+	if h.Lane == 0 {
+		// A revocation that comes in between finds the lane remembered, and reaches it twice.
+		for _, r := range s.revoked.All() {
+			l.wire.Append(linkpb.KindDownRevoke, r)
+		}
+	}
 	l.wire.Flush()
 	s.log.Info("lane opened", zap.String("gateway", h.Gateway), zap.Uint32("lane", h.Lane),
 		zap.String("peer", l.wire.RemoteAddr()), zap.Uint64("ring_version", h.RingVersion))
 	return nil
+}
+
+// revoke tells a revocation that is news to every gateway, its sender too; one that is known, to its sender alone: it waits for
+// an answer.
+func (s *Server) revoke(from *laneServer, r *linkpb.Revoke) {
+	if !s.revoked.Add(r, time.Now()) {
+		from.wire.Append(linkpb.KindDownRevoke, r)
+		from.wire.Flush()
+		return
+	}
+	for key, l := range s.lanesByKey() {
+		if key.lane == 0 {
+			l.wire.Append(linkpb.KindDownRevoke, r)
+			l.wire.Flush()
+		}
+	}
 }
 
 // judge says whether a gateway may have a lane.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
 	"github.com/ringcast/ringcast/topicserver/history"
 	"github.com/ringcast/ringcast/topicserver/topic"
@@ -44,6 +46,8 @@ type Server struct {
 	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
 	ringFailed atomic.Bool    // the ring file is of no use
 	look       chan os.Signal // asks for a look at the ring file
+
+	revoked revoke.Table // for gateways that are linked later
 
 	mu    sync.Mutex
 	lanes map[laneKey]*lane
@@ -184,12 +188,19 @@ func (s *Server) housekeep(ctx context.Context) {
 				s.log.Debug("forgot unused topics", zap.Int("topics", n))
 			}
 			s.give.expire()
+			s.revoked.Sweep(time.Now())
 		case <-digest.C:
 			for _, l := range s.openLanes() {
 				l.subs.Digest()
 			}
 		}
 	}
+}
+
+func (s *Server) lanesByKey() map[laneKey]*lane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.lanes)
 }
 
 func (s *Server) openLanes() []*lane {

@@ -79,7 +79,7 @@ func (c *Config) Validate() error {
 	errs = append(errs,
 		daemon.CheckRange("AUTH_LEEWAY", c.Leeway, 0, 5*time.Minute),
 		daemon.CheckRange("AUTH_MAX_TOKEN_LIFE", c.MaxTokenLife, time.Minute, 366*24*time.Hour),
-		daemon.CheckRange("AUTH_TIMEOUT", c.AuthTimeout, 100*time.Millisecond, 5*time.Minute))
+		daemon.CheckRange("AUTH_TIMEOUT", c.AuthTimeout, time.Second, 5*time.Minute))
 	return errors.Join(errs...)
 }
 

@@ -75,6 +75,14 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 		in.lane.learn(&m)
 	case linkpb.KindDownPing:
 		in.sweepMoves()
+	case linkpb.KindDownRevoke:
+		m := new(linkpb.Revoke)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		if told := in.lane.r.cfg.Revoked; told != nil {
+			told(in.lane.server, m)
+		}
 	}
 	return nil
 }

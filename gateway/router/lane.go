@@ -198,6 +198,11 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 	if rg := l.r.rings.Current(); rg.Version() > welcome.RingVersion {
 		wire.Append(linkpb.KindUpRing, link.EncodeRing(rg))
 	}
+	if l.index == 0 && l.r.cfg.Revocations != nil {
+		for _, rev := range l.r.cfg.Revocations() {
+			wire.Append(linkpb.KindUpRevoke, rev)
+		}
+	}
 	unknown := l.resendLocked(welcome.Instance == l.instance)
 	l.instance = welcome.Instance
 	l.mu.Unlock()

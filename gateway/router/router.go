@@ -50,7 +50,11 @@ type Config struct {
 	PublishTime, DeliveryTime prometheus.Observer
 	// Adopted, if set, is told of a ring that was taken from a topic server. It must not wait.
 	Adopted func(*ring.Ring)
-	Log     *zap.Logger
+	// Revoked, if set, is told of each revocation that a topic server sends. Revocations, if set, lists all that are to be
+	// told to a topic server that is linked anew. Neither may wait, nor call the router but for Revoke.
+	Revoked     func(server string, r *linkpb.Revoke)
+	Revocations func() []*linkpb.Revoke
+	Log         *zap.Logger
 }
 
 func (c Config) withDefaults() Config {
@@ -251,6 +255,17 @@ func (r *Router) ringChanged(old, next *ring.Ring) {
 	}
 	for l := range touched {
 		l.flush()
+	}
+}
+
+// Revoke tells a revocation to every topic server that there is a link to. Config.Revocations must list it by now, so that the
+// others are told when they are linked.
+func (r *Router) Revoke(rev *linkpb.Revoke) {
+	for _, l := range r.everyLane() {
+		if l.index == 0 {
+			l.tell(linkpb.KindUpRevoke, rev)
+			l.flush()
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
@@ -226,6 +227,12 @@ type house struct {
 
 func newHouse(t *testing.T, topics string, maxChannels int) *house {
 	t.Helper()
+	return newHouseWith(t, topics, Config{MaxChannels: maxChannels})
+}
+
+// newHouseWith is newHouse with more of a configuration.
+func newHouseWith(t *testing.T, topics string, cfg Config) *house {
+	t.Helper()
 	served, err := ParseTopics(topics)
 	if err != nil {
 		t.Fatal(err)
@@ -250,7 +257,8 @@ func newHouse(t *testing.T, topics string, maxChannels int) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.sessions = New(Config{Topics: served, MaxChannels: maxChannels}, h.router.Local(0))
+	cfg.Topics = served
+	h.sessions = New(cfg, h.router.Local(0))
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -279,6 +287,12 @@ type client struct {
 
 func (h *house) connect(t *testing.T, k codec.Kind) *client {
 	t.Helper()
+	return h.connectAs(t, k, nil)
+}
+
+// connectAs is connect with the identity of a handshake.
+func (h *house) connectAs(t *testing.T, k codec.Kind, id *auth.Identity) *client {
+	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -294,7 +308,7 @@ func (h *house) connect(t *testing.T, k codec.Kind) *client {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	if err := h.loops.Adopt(server, func(c *socket.Conn) socket.Handler { return h.sessions.Open(c, k) }); err != nil {
+	if err := h.loops.Adopt(server, func(c *socket.Conn) socket.Handler { return h.sessions.Open(c, k, id) }); err != nil {
 		t.Fatal(err)
 	}
 	return &client{t, nc, bufio.NewReader(nc)}

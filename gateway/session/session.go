@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -36,6 +38,10 @@ const DefaultMaxChannels = 100
 type Config struct {
 	Topics      Topics
 	MaxChannels int
+	// Auth verifies the tokens of clients; nil means that they need none. Revoked reports tokens that are good and do not
+	// count all the same; it may be nil, and any loop may call it.
+	Auth    *auth.Verifier
+	Revoked func(*auth.Identity) bool
 }
 
 // Sessions makes the sessions of one event loop and holds what they share.
@@ -44,9 +50,12 @@ type Sessions struct {
 	cfg   Config
 	local *router.Local
 
+	now   func() time.Time
+
 	// Owned by the loop.
 	buf     []byte         // the reply being encoded
 	publish linkpb.Publish // the publish being handed over
+	watched watched        // sessions whose tokens end some time
 }
 
 // New returns the sessions of the loop that local belongs to. The router tells them through local when it ends a
@@ -55,7 +64,7 @@ func New(cfg Config, local *router.Local) *Sessions {
 	if cfg.MaxChannels <= 0 {
 		cfg.MaxChannels = DefaultMaxChannels
 	}
-	ss := &Sessions{cfg: cfg, local: local}
+	ss := &Sessions{cfg: cfg, local: local, now: time.Now}
 	local.Ended = func(c *hub.Channel) { c.Conn.Handler().(*Session).ended(c) }
 	local.Witness(ss.witness)
 	return ss
@@ -72,9 +81,12 @@ func (ss *Sessions) witness(conn *socket.Conn, end socket.End, unsent bool) {
 	}
 }
 
-// Open returns the session of a new connection. Called on the loop.
-func (ss *Sessions) Open(conn *socket.Conn, kind codec.Kind) *Session {
-	return &Session{ss: ss, conn: conn, codec: kind}
+// Open returns the session of a new connection, whose handshake had the token of id, nil for none. Called on the loop. It
+// closes the connection if id may not go on.
+func (ss *Sessions) Open(conn *socket.Conn, kind codec.Kind, id *auth.Identity) *Session {
+	s := &Session{ss: ss, conn: conn, codec: kind}
+	s.protect(id)
+	return s
 }
 
 // Session is one client's conversation. It implements socket.Handler.
@@ -87,6 +99,7 @@ type Session struct {
 	// Owned by the loop.
 	closed   bool
 	channels []*channel // few: a scan beats a map, in memory by far
+	guard    *guard     // nil where clients need no tokens
 }
 
 // channel is a session's membership of a topic, joined or on its way there.
@@ -120,6 +133,8 @@ func (s *Session) Message(conn *socket.Conn, op socket.Opcode, data []byte) {
 		s.join(&f)
 	case "phx_leave":
 		s.leave(&f)
+	case "access_token":
+		s.refresh(&f)
 	default:
 		s.push(&f)
 	}
@@ -132,6 +147,7 @@ func (s *Session) Closed(*socket.Conn, error) {
 		s.ss.local.Leave(c.topic, &c.Channel)
 	}
 	s.channels = nil
+	s.unprotect()
 }
 
 func (s *Session) find(topic []byte) *channel {
@@ -144,6 +160,9 @@ func (s *Session) find(topic []byte) *channel {
 }
 
 func (s *Session) remove(c *channel) {
+	if s.guard != nil {
+		s.guard.drop(c)
+	}
 	for i, other := range s.channels {
 		if other == c {
 			last := len(s.channels) - 1
@@ -173,6 +192,11 @@ func (s *Session) join(f *codec.Frame) {
 		s.refuse(nil, f.Ref, topic, "unmatched topic")
 		return
 	}
+	own, reason, detail := s.authorize(topic, f.Payload)
+	if reason != "" {
+		s.refuseDetail(f.JoinRef, f.Ref, topic, reason, detail)
+		return
+	}
 	positions, place, err := parseSince(f.Payload)
 	if err != nil {
 		s.refuse(f.JoinRef, f.Ref, topic, err.Error())
@@ -187,6 +211,7 @@ func (s *Session) join(f *codec.Frame) {
 		return
 	}
 	s.channels = append(s.channels, c)
+	s.adopt(c, own)
 	s.ss.local.Join(topic, &c.Channel, place, func(o router.Outcome) { s.joined(c, o) })
 }
 
@@ -287,6 +312,9 @@ func (s *Session) push(f *codec.Frame) {
 		return
 	case stale(f, c):
 		return
+	case !s.may(c, auth.Publish):
+		s.refuseDetail(c.JoinRef, f.Ref, c.topic, "forbidden", "the token does not allow to publish to this topic")
+		return
 	}
 	event, payload := f.Event, f.Payload
 	p := &s.ss.publish
@@ -379,11 +407,16 @@ func (s *Session) refuse(joinRef, ref codec.Ref, topic, reason string) {
 	s.reply(joinRef, ref, topic, "error", response)
 }
 
+// refuseDetail is refuse with more for people to read.
+func (s *Session) refuseDetail(joinRef, ref codec.Ref, topic, reason, detail string) {
+	response := codec.AppendString([]byte(`{"reason":`), reason)
+	response = codec.AppendString(append(response, `,"detail":`...), detail)
+	s.reply(joinRef, ref, topic, "error", append(response, '}'))
+}
+
 // refuseOutcome sends the error reply for a router's outcome.
 func (s *Session) refuseOutcome(joinRef, ref codec.Ref, topic string, o router.Outcome) {
-	response := codec.AppendString([]byte(`{"reason":`), reason(o.Code))
-	response = codec.AppendString(append(response, `,"detail":`...), o.Detail)
-	s.reply(joinRef, ref, topic, "error", append(response, '}'))
+	s.refuseDetail(joinRef, ref, topic, reason(o.Code), o.Detail)
 }
 
 // control sends phx_close or phx_error for a channel.

@@ -58,6 +58,7 @@ type Loop struct {
 	now       time.Duration // of this turn
 	nextSweep time.Duration
 	stopping  bool
+	onTick    []func()
 	count     Stats
 
 	// Buffers, owned by the loop.
@@ -91,6 +92,10 @@ func (l *Loop) Turn() uint64 { return l.turn }
 // anywhere, the loop included. A panic in a task is logged and counted. After
 // Loops.Close tasks are dropped.
 func (l *Loop) Post(task func()) { l.post(task) }
+
+// OnTick makes f be called on the loop about once a second, or more often if
+// timeouts are short, from now on. It may be called from anywhere.
+func (l *Loop) OnTick(f func()) { l.Post(func() { l.onTick = append(l.onTick, f) }) }
 
 // post is Post that reports whether the task will run.
 //
@@ -268,6 +273,9 @@ func (l *Loop) sweep() {
 		if c != nil && c.state != stateDead {
 			c.expire(l.now)
 		}
+	}
+	for _, f := range l.onTick {
+		l.runTask(f)
 	}
 	l.nextSweep = l.now + l.tick
 	if err := l.poll.alarm(l.start.Add(l.nextSweep)); err != nil {

@@ -204,6 +204,20 @@ func (ls *Loops) CloseSome(n int, code int, reason string) {
 	}
 }
 
+// Each calls f for every connection that is open when its loop gets to it, on
+// that loop. It does not wait.
+func (ls *Loops) Each(f func(*Conn)) {
+	for _, l := range ls.loops {
+		l.Post(func() {
+			for _, c := range l.slots {
+				if c != nil && c.state == stateOpen {
+					f(c)
+				}
+			}
+		})
+	}
+}
+
 // Close ends every connection at once, without close frames, stops the loops
 // and returns when they have stopped: every Handler has got its Closed by
 // then. Tasks posted before Close still run; later ones are dropped. It must

@@ -23,6 +23,7 @@ const (
 	KindUpPing      Kind = 7
 	KindUpRing      Kind = 8
 	KindHistory     Kind = 60
+	KindUpRevoke    Kind = 90
 )
 
 // The items of a Down.
@@ -36,6 +37,8 @@ const (
 	KindDigest   Kind = 7
 	KindSealed   Kind = 8
 	KindPast     Kind = 60
+
+	KindDownRevoke Kind = 90
 )
 
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.

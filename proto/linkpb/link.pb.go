@@ -220,6 +220,7 @@ type UpItem struct {
 	//	*UpItem_Ping
 	//	*UpItem_Ring
 	//	*UpItem_History
+	//	*UpItem_Revoke
 	Item          isUpItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -343,6 +344,15 @@ func (x *UpItem) GetHistory() *History {
 	return nil
 }
 
+func (x *UpItem) GetRevoke() *Revoke {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Revoke); ok {
+			return x.Revoke
+		}
+	}
+	return nil
+}
+
 type isUpItem_Item interface {
 	isUpItem_Item()
 }
@@ -383,6 +393,10 @@ type UpItem_History struct {
 	History *History `protobuf:"bytes,60,opt,name=history,proto3,oneof"`
 }
 
+type UpItem_Revoke struct {
+	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
+}
+
 func (*UpItem_Hello) isUpItem_Item() {}
 
 func (*UpItem_Subscribe) isUpItem_Item() {}
@@ -400,6 +414,8 @@ func (*UpItem_Ping) isUpItem_Item() {}
 func (*UpItem_Ring) isUpItem_Item() {}
 
 func (*UpItem_History) isUpItem_Item() {}
+
+func (*UpItem_Revoke) isUpItem_Item() {}
 
 // Down is a batch from a topic server to a gateway.
 type Down struct {
@@ -459,6 +475,7 @@ type DownItem struct {
 	//	*DownItem_Digest
 	//	*DownItem_Sealed
 	//	*DownItem_Past
+	//	*DownItem_Revoke
 	Item          isDownItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -582,6 +599,15 @@ func (x *DownItem) GetPast() *Past {
 	return nil
 }
 
+func (x *DownItem) GetRevoke() *Revoke {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Revoke); ok {
+			return x.Revoke
+		}
+	}
+	return nil
+}
+
 type isDownItem_Item interface {
 	isDownItem_Item()
 }
@@ -622,6 +648,10 @@ type DownItem_Past struct {
 	Past *Past `protobuf:"bytes,60,opt,name=past,proto3,oneof"`
 }
 
+type DownItem_Revoke struct {
+	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
+}
+
 func (*DownItem_Welcome) isDownItem_Item() {}
 
 func (*DownItem_Refusal) isDownItem_Item() {}
@@ -639,6 +669,8 @@ func (*DownItem_Digest) isDownItem_Item() {}
 func (*DownItem_Sealed) isDownItem_Item() {}
 
 func (*DownItem_Past) isDownItem_Item() {}
+
+func (*DownItem_Revoke) isDownItem_Item() {}
 
 // Hello opens a lane.
 type Hello struct {
@@ -2068,6 +2100,139 @@ func (x *PublishID) GetOffset() uint64 {
 	return 0
 }
 
+// Revoke sends clients away, wherever they are. Whoever learns of one that is new to it tells it to all the others it has
+// lanes with, and the two ends of a new lane 0 tell each other all they know; a topic server answers each that comes up
+// with the same one. So a lost link delays it and does not lose it.
+type Revoke struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	IdHigh uint64                 `protobuf:"fixed64,1,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"` // two with the same id are the same
+	IdLow  uint64                 `protobuf:"fixed64,2,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
+	At     int64                  `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`       // Unix seconds; tokens of the user that were made up to then do not count any more
+	Until  int64                  `protobuf:"varint,4,opt,name=until,proto3" json:"until,omitempty"` // Unix seconds; when everything that it concerns has ended by itself
+	// Types that are valid to be assigned to Target:
+	//
+	//	*Revoke_User
+	//	*Revoke_TokenId
+	//	*Revoke_Session
+	Target        isRevoke_Target `protobuf_oneof:"target"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revoke) Reset() {
+	*x = Revoke{}
+	mi := &file_link_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revoke) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revoke) ProtoMessage() {}
+
+func (x *Revoke) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
+func (*Revoke) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Revoke) GetIdHigh() uint64 {
+	if x != nil {
+		return x.IdHigh
+	}
+	return 0
+}
+
+func (x *Revoke) GetIdLow() uint64 {
+	if x != nil {
+		return x.IdLow
+	}
+	return 0
+}
+
+func (x *Revoke) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *Revoke) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+func (x *Revoke) GetTarget() isRevoke_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Revoke) GetUser() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revoke_User); ok {
+			return x.User
+		}
+	}
+	return ""
+}
+
+func (x *Revoke) GetTokenId() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revoke_TokenId); ok {
+			return x.TokenId
+		}
+	}
+	return ""
+}
+
+func (x *Revoke) GetSession() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revoke_Session); ok {
+			return x.Session
+		}
+	}
+	return ""
+}
+
+type isRevoke_Target interface {
+	isRevoke_Target()
+}
+
+type Revoke_User struct {
+	User string `protobuf:"bytes,5,opt,name=user,proto3,oneof"` // sub of tokens
+}
+
+type Revoke_TokenId struct {
+	TokenId string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3,oneof"` // jti of tokens
+}
+
+type Revoke_Session struct {
+	Session string `protobuf:"bytes,7,opt,name=session,proto3,oneof"` // as the gateways name it
+}
+
+func (*Revoke_User) isRevoke_Target() {}
+
+func (*Revoke_TokenId) isRevoke_Target() {}
+
+func (*Revoke_Session) isRevoke_Target() {}
+
 var File_link_proto protoreflect.FileDescriptor
 
 const file_link_proto_rawDesc = "" +
@@ -2078,7 +2243,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"4\n" +
 	"\x02Up\x12.\n" +
-	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\xea\x03\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\x9e\x04\n" +
 	"\x06UpItem\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ringcast.link.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1b.ringcast.link.v1.SubscribeH\x00R\tsubscribe\x12A\n" +
@@ -2088,10 +2253,11 @@ const file_link_proto_rawDesc = "" +
 	"\apublish\x18\x06 \x01(\v2\x19.ringcast.link.v1.PublishH\x00R\apublish\x12,\n" +
 	"\x04ping\x18\a \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
 	"\x04ring\x18\b \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x125\n" +
-	"\ahistory\x18< \x01(\v2\x19.ringcast.link.v1.HistoryH\x00R\ahistoryB\x06\n" +
+	"\ahistory\x18< \x01(\v2\x19.ringcast.link.v1.HistoryH\x00R\ahistory\x122\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\xda\x03\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8e\x04\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
@@ -2101,7 +2267,8 @@ const file_link_proto_rawDesc = "" +
 	"\x04ring\x18\x06 \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x122\n" +
 	"\x06digest\x18\a \x01(\v2\x18.ringcast.link.v1.DigestH\x00R\x06digest\x122\n" +
 	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealed\x12,\n" +
-	"\x04past\x18< \x01(\v2\x16.ringcast.link.v1.PastH\x00R\x04pastB\x06\n" +
+	"\x04past\x18< \x01(\v2\x16.ringcast.link.v1.PastH\x00R\x04past\x122\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -2208,7 +2375,16 @@ const file_link_proto_rawDesc = "" +
 	"\x04high\x18\x01 \x01(\x06R\x04high\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\x06R\x03low\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\x06R\acontent\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x04R\x06offset*\xc6\x01\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\"\xb7\x01\n" +
+	"\x06Revoke\x12\x17\n" +
+	"\aid_high\x18\x01 \x01(\x06R\x06idHigh\x12\x15\n" +
+	"\x06id_low\x18\x02 \x01(\x06R\x05idLow\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x14\n" +
+	"\x05until\x18\x04 \x01(\x03R\x05until\x12\x14\n" +
+	"\x04user\x18\x05 \x01(\tH\x00R\x04user\x12\x1b\n" +
+	"\btoken_id\x18\x06 \x01(\tH\x00R\atokenId\x12\x1a\n" +
+	"\asession\x18\a \x01(\tH\x00R\asessionB\b\n" +
+	"\x06target*\xc6\x01\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -2241,7 +2417,7 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_link_proto_goTypes = []any{
 	(Code)(0),           // 0: ringcast.link.v1.Code
 	(*Position)(nil),    // 1: ringcast.link.v1.Position
@@ -2270,6 +2446,7 @@ var file_link_proto_goTypes = []any{
 	(*Gives)(nil),       // 24: ringcast.link.v1.Gives
 	(*TopicState)(nil),  // 25: ringcast.link.v1.TopicState
 	(*PublishID)(nil),   // 26: ringcast.link.v1.PublishID
+	(*Revoke)(nil),      // 27: ringcast.link.v1.Revoke
 }
 var file_link_proto_depIdxs = []int32{
 	3,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -2282,42 +2459,44 @@ var file_link_proto_depIdxs = []int32{
 	9,  // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
 	10, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
 	21, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
-	5,  // 10: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	7,  // 11: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	8,  // 12: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	17, // 13: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	20, // 14: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	9,  // 15: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
-	10, // 16: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
-	18, // 17: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
-	19, // 18: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
-	22, // 19: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
-	0,  // 20: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	11, // 21: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
-	1,  // 22: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	0,  // 23: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	1,  // 24: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	1,  // 25: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
-	1,  // 26: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
-	1,  // 27: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
-	1,  // 28: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	1,  // 29: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
-	0,  // 30: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
-	1,  // 31: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
-	10, // 32: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	10, // 33: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	25, // 34: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	1,  // 35: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	26, // 36: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	2,  // 37: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	23, // 38: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	4,  // 39: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	24, // 40: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	39, // [39:41] is the sub-list for method output_type
-	37, // [37:39] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	27, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
+	5,  // 11: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	7,  // 12: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	8,  // 13: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	17, // 14: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	20, // 15: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	9,  // 16: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	10, // 17: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	18, // 18: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	19, // 19: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	22, // 20: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
+	27, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
+	0,  // 22: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	11, // 23: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	1,  // 24: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	0,  // 25: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	1,  // 26: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	1,  // 27: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	1,  // 28: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	1,  // 29: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	1,  // 30: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	1,  // 31: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
+	0,  // 32: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
+	1,  // 33: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
+	10, // 34: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	10, // 35: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	25, // 36: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	1,  // 37: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	26, // 38: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	2,  // 39: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	23, // 40: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	4,  // 41: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	24, // 42: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	41, // [41:43] is the sub-list for method output_type
+	39, // [39:41] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -2335,6 +2514,7 @@ func file_link_proto_init() {
 		(*UpItem_Ping)(nil),
 		(*UpItem_Ring)(nil),
 		(*UpItem_History)(nil),
+		(*UpItem_Revoke)(nil),
 	}
 	file_link_proto_msgTypes[4].OneofWrappers = []any{
 		(*DownItem_Welcome)(nil),
@@ -2346,6 +2526,12 @@ func file_link_proto_init() {
 		(*DownItem_Digest)(nil),
 		(*DownItem_Sealed)(nil),
 		(*DownItem_Past)(nil),
+		(*DownItem_Revoke)(nil),
+	}
+	file_link_proto_msgTypes[26].OneofWrappers = []any{
+		(*Revoke_User)(nil),
+		(*Revoke_TokenId)(nil),
+		(*Revoke_Session)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2353,7 +2539,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

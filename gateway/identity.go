@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"errors"
+
+	"github.com/gofiber/fiber/v2"
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/gateway/auth"
+)
+
+// Where authenticate leaves what it found for adopt.
+const (
+	identityKey = "identity" // *auth.Identity
+	refusalKey  = "refusal"  // *auth.Error, for a browser
+)
+
+// newAuth returns what verifies tokens, nil if clients need none.
+func newAuth(cfg *Config, log *zap.Logger) (*auth.Verifier, error) {
+	if cfg.Auth.On() {
+		return auth.New(cfg.Auth, log)
+	}
+	log.Warn("AUTHENTICATION IS OFF: whoever reaches this gateway may join and publish to every topic",
+		zap.String("to_demand_it", "AUTH_REQUIRED=true"))
+	return nil, nil //nolint:nilnil // off is no error
+}
+
+// tokenOf returns the token of a request, "" if it has none.
+func tokenOf(c *fiber.Ctx) string {
+	return auth.Offer{
+		Authorization: c.Get(fiber.HeaderAuthorization), Protocols: c.Get("Sec-WebSocket-Protocol"), Query: c.Query("token"),
+	}.Token()
+}
+
+// authenticate refuses a handshake without a good token with 401. A browser would not let its page see that, so a
+// handshake with an Origin is accepted, and closed with 4401 and the same text.
+func (g *Gateway) authenticate(c *fiber.Ctx) error {
+	id, refusal, err := g.identify(tokenOf(c))
+	switch {
+	case err != nil:
+		c.Set(fiber.HeaderRetryAfter, "1")
+		return fiber.NewError(fiber.StatusServiceUnavailable, err.Error())
+	case refusal == nil:
+		if id != nil {
+			c.Locals(identityKey, id)
+		}
+	case len(c.Request().Header.Peek(fiber.HeaderOrigin)) > 0:
+		c.Locals(refusalKey, refusal)
+	default:
+		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast"`)
+		return fiber.NewError(fiber.StatusUnauthorized, refusal.Error())
+	}
+	return c.Next()
+}
+
+var errNoKeys = errors.New("keys for tokens are not there yet")
+
+// identify verifies a token. The identity is nil where clients need none, or may bring theirs later.
+func (g *Gateway) identify(token string) (*auth.Identity, *auth.Error, error) {
+	switch {
+	case g.auth == nil, token == "" && g.cfg.Auth.AuthAt == auth.AtJoin:
+		return nil, nil, nil
+	case g.auth.Ready() != nil:
+		return nil, nil, errNoKeys
+	}
+	id, err := g.auth.Verify(token)
+	if err == nil && g.isRevoked(id) {
+		err = g.auth.Refuse(&auth.Error{Reason: auth.Revoked})
+	}
+	var refusal *auth.Error
+	if errors.As(err, &refusal) {
+		return nil, refusal, nil
+	}
+	return id, nil, nil
+}

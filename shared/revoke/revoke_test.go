@@ -1,0 +1,96 @@
+package revoke
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+func user(name string, at time.Time) *linkpb.Revoke {
+	r := New(at, time.Hour)
+	r.Target = &linkpb.Revoke_User{User: name}
+	return r
+}
+
+func token(id string, at time.Time) *linkpb.Revoke {
+	r := New(at, time.Hour)
+	r.Target = &linkpb.Revoke_TokenId{TokenId: id}
+	return r
+}
+
+func TestTable(t *testing.T) {
+	t.Parallel()
+	var table Table
+	if table.Revoked("neo", "t", 0, noon) {
+		t.Error("the empty table revokes")
+	}
+	neo := user("neo", noon)
+	for i, want := range []bool{true, false} {
+		if got := table.Add(neo, noon); got != want {
+			t.Errorf("Add number %d: %v", i, got)
+		}
+	}
+	if !table.Add(token("t1", noon), noon) || !table.Add(user("neo", noon.Add(-time.Minute)), noon) {
+		t.Error("news are none")
+	}
+	at := noon.Unix()
+	for _, test := range []struct {
+		user, token string
+		issued      int64
+		now         time.Time
+		want        bool
+	}{
+		{"neo", "", at - 100, noon, true}, {"neo", "", at, noon, true}, {"neo", "", at + 1, noon, false}, {"trinity", "", at - 100, noon, false},
+		{"trinity", "t1", at + 100, noon, true}, {"trinity", "t2", at, noon, false}, {"t1", "neo", at, noon, false},
+		{"neo", "", at, noon.Add(time.Hour), false}, {"trinity", "t1", at, noon.Add(time.Hour), false},
+	} {
+		if got := table.Revoked(test.user, test.token, test.issued, test.now); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+	if table.Len() != 3 || len(table.All()) != 3 {
+		t.Errorf("%d revocations, want 3", table.Len())
+	}
+	table.Sweep(noon.Add(59*time.Minute + 30*time.Second))
+	if table.Len() != 2 {
+		t.Errorf("%d revocations after the sweep, want 2", table.Len())
+	}
+	table.Sweep(noon.Add(time.Hour))
+	if table.Len() != 0 || table.Revoked("neo", "t1", 0, noon) {
+		t.Error("the sweep has left something")
+	}
+}
+
+func TestTableRefusesNonsense(t *testing.T) {
+	t.Parallel()
+	var table Table
+	none := New(noon, time.Hour)
+	long := user(string(make([]byte, MaxTarget+1)), noon)
+	far := user("neo", noon)
+	far.Until = noon.Add(2 * maxUntil).Unix()
+	backwards := user("neo", noon)
+	backwards.At = backwards.Until + 1
+	for name, r := range map[string]*linkpb.Revoke{
+		"no target": none, "long target": long, "ended": user("neo", noon.Add(-time.Hour)), "far": far, "backwards": backwards,
+	} {
+		if table.Add(r, noon) || Check(r, noon) == nil {
+			t.Errorf("%s: added", name)
+		}
+	}
+}
+
+func TestTableIsBounded(t *testing.T) {
+	t.Parallel()
+	var table Table
+	for i := range MaxKept {
+		table.Add(user(fmt.Sprint(i), noon.Add(time.Duration(i)*time.Second)), noon)
+	}
+	table.Add(user("last", noon), noon)
+	if table.Len() != MaxKept || table.Forgotten() != 1 || table.Revoked("0", "", 0, noon) || !table.Revoked("1", "", 0, noon) || !table.Revoked("last", "", 0, noon) {
+		t.Errorf("%d kept, %d forgotten: want the one that ends first to be gone", table.Len(), table.Forgotten())
+	}
+}
