@@ -35,8 +35,8 @@ func (g *Gateway) newApp() *fiber.App {
 		// The connection leaves this library right after the handshake; small buffers are all it needs.
 		ReadBufferSize: 256, WriteBufferSize: 256,
 	}))
-	app.Get("/api/cluster", g.clusterView)
-	app.Get("/api/topics/:topic/messages", g.serveHistory)
+	app.Get("/api/cluster", g.requireToken, g.clusterView)
+	app.Get("/api/topics/:topic/messages", g.requireJoin, g.serveHistory)
 	console.Register(app)
 	return app
 }

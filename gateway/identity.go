@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"net/url"
 
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
@@ -20,8 +21,7 @@ func newAuth(cfg *Config, log *zap.Logger) (*auth.Verifier, error) {
 	if cfg.Auth.On() {
 		return auth.New(cfg.Auth, log)
 	}
-	log.Warn("AUTHENTICATION IS OFF: whoever reaches this gateway may join and publish to every topic",
-		zap.String("to_demand_it", "AUTH_REQUIRED=true"))
+	log.Warn("AUTHENTICATION IS OFF: whoever reaches this gateway may join and publish to every topic; AUTH_REQUIRED=true forbids that")
 	return nil, nil //nolint:nilnil // off is no error
 }
 
@@ -72,4 +72,41 @@ func (g *Gateway) identify(token string) (*auth.Identity, *auth.Error, error) {
 		return nil, refusal, nil
 	}
 	return id, nil, nil
+}
+
+// requireToken lets a request pass that has a good token, where clients need one.
+func (g *Gateway) requireToken(c *fiber.Ctx) error {
+	if _, err := g.bearer(c); err != nil {
+		return err
+	}
+	return c.Next()
+}
+
+// requireJoin lets a request pass whose token, where clients need one, allows to join the topic in its path.
+func (g *Gateway) requireJoin(c *fiber.Ctx) error {
+	id, err := g.bearer(c)
+	if err != nil {
+		return err
+	}
+	if topic, err := url.PathUnescape(c.Params("topic")); id != nil && (err != nil || id.May(topic)&auth.Join == 0) {
+		return fiber.NewError(fiber.StatusForbidden, "the token does not allow to join this topic")
+	}
+	return c.Next()
+}
+
+// bearer returns the identity of a request that is no handshake, nil where clients need no tokens.
+func (g *Gateway) bearer(c *fiber.Ctx) (*auth.Identity, error) {
+	id, refusal, err := g.identify(tokenOf(c))
+	if refusal == nil && id == nil && err == nil && g.auth != nil {
+		refusal = g.auth.Refuse(&auth.Error{Reason: auth.Missing}) // AUTH_AT=join is for sockets
+	}
+	switch {
+	case err != nil:
+		c.Set(fiber.HeaderRetryAfter, "1")
+		return nil, fiber.NewError(fiber.StatusServiceUnavailable, err.Error())
+	case refusal != nil:
+		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast"`)
+		return nil, fiber.NewError(fiber.StatusUnauthorized, refusal.Error())
+	}
+	return id, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -98,6 +99,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
 	g.registerRouter(reg, gauge, counter)
+	g.registerTokens(reg, gauge)
 	for end := range socket.End(socket.NumEnds) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringcast_gateway_closed_total", Help: "Client sockets ended, by reason.",
@@ -124,6 +126,30 @@ func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(n
 	}
 	outcomes("publish_outcomes_total", "Publishes that have ended, by outcome.", func(o router.Outcomes) uint64 { return o.Publishes })
 	outcomes("join_outcomes_total", "Joins that were answered, by outcome.", func(o router.Outcomes) uint64 { return o.Joins })
+}
+
+// registerTokens exposes what there is about tokens; where clients need none, all of it is zero.
+func (g *Gateway) registerTokens(reg *prometheus.Registry, gauge func(name, help string, value func() float64)) {
+	stats := func() (s auth.Stats) {
+		if g.auth != nil {
+			s = g.auth.Stats()
+		}
+		return s
+	}
+	for reason := range auth.NumReasons {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringcast_gateway_tokens_refused_total", Help: "Tokens of clients that were refused, by reason.",
+			ConstLabels: prometheus.Labels{"reason": reason.String()},
+		}, func() float64 { return float64(stats().Refused[reason]) }))
+	}
+	gauge("token_keys", "Keys that verify tokens, now.", func() float64 { return float64(stats().Keys) })
+	gauge("token_keys_failed", "1 while a source of keys is of no use and older ones are used.", func() float64 {
+		if stats().Failed {
+			return 1
+		}
+		return 0
+	})
+	gauge("revocations", "Revocations of clients that are remembered, now.", func() float64 { return float64(g.revoked.table.Len()) })
 }
 
 // outcomeCodes are those that a publish or a join can end with.

@@ -35,6 +35,17 @@ type Target struct {
 	Session string
 }
 
+// kind says what is set, for the log: who was sent away is nobody else's business.
+func (t Target) kind() string {
+	switch {
+	case t.User != "":
+		return "user"
+	case t.TokenID != "":
+		return "token"
+	}
+	return "session"
+}
+
 // ErrTarget is what errors.Is finds in the error for a target that makes no sense.
 var ErrTarget = errors.New("bad target")
 
@@ -77,7 +88,7 @@ func (g *Gateway) Disconnect(ctx context.Context, t Target) error {
 	g.revoked.mu.Unlock()
 	defer g.revoked.forget(r)
 
-	g.log.Info("sending clients away", zap.Bool("by_user", t.User != ""), zap.Bool("by_token", t.TokenID != ""))
+	g.log.Info("sending clients away", zap.String("target", t.kind()))
 	g.apply(r)
 	ctx, cancel := context.WithTimeout(ctx, disconnectTimeout)
 	defer cancel()

@@ -8,7 +8,7 @@ import (
 
 func TestDisconnectASession(t *testing.T) {
 	t.Parallel()
-	s := serve(t, nil)
+	s := serve(t)
 	one, other := s.dial(), s.dial()
 	for _, w := range []*wire{one, other} {
 		w.write(handshake(target))

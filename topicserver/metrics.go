@@ -57,6 +57,7 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("subscribers", "Subscribers now, over all topics and gateways.",
 		func() float64 { return float64(s.topics.Stats().Subscribers) })
 	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
+	gauge("revocations", "Revocations of clients that are remembered, now.", func() float64 { return float64(s.revoked.Len()) })
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(s.rings.Current().Version()) })
 	counter("refused_lanes_total", "Lanes answered with a refusal: wrong protocol, bad hello, or a ring conflict.",
 		func() float64 { return float64(s.refused.Load()) })

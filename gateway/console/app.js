@@ -20,7 +20,10 @@ let shown = null // name of the topic in the middle
 let mode = "chat"
 let online = false
 
-const socket = new Socket(`${location.protocol.replace("http", "ws")}//${location.host}/socket`, showState)
+// Where clients need tokens, the page's address has one behind ?token=.
+const token = new URLSearchParams(location.search).get("token") ?? ""
+const headers = token === "" ? {} : {authorization: `Bearer ${token}`}
+const socket = new Socket(`${location.protocol.replace("http", "ws")}//${location.host}/socket`, showState, token)
 
 function showState(state, wait, code) {
   online = state !== "disconnected"
@@ -136,7 +139,7 @@ async function showCluster() {
   looking?.abort()
   const look = looking = new AbortController()
   try {
-    const answer = await fetch("/api/cluster" + (shown ? `?topic=${encodeURIComponent(shown)}` : ""), {signal: look.signal})
+    const answer = await fetch("/api/cluster" + (shown ? `?topic=${encodeURIComponent(shown)}` : ""), {signal: look.signal, headers})
     if (!answer.ok) throw new Error(answer.statusText)
     const view = await answer.json()
     $("gateway").textContent = view.gateway

@@ -27,7 +27,8 @@ export class Socket {
   #channels = new Map()
 
   // onState gets "connecting", "connected", "waiting" (with the ms to the next try and the close code) or "disconnected".
-  constructor(url, onState) {
+  constructor(url, onState, token = "") {
+    this.protocols = token === "" ? [] : ["phoenix", "base64url.bearer.phx." + btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")]
     this.url = url
     this.onState = onState
   }
@@ -37,7 +38,7 @@ export class Socket {
     clearTimeout(this.#retry)
     if (this.#ws) return
     this.onState("connecting")
-    const ws = this.#ws = new WebSocket(`${this.url}/websocket?vsn=2.0.0`)
+    const ws = this.#ws = new WebSocket(`${this.url}/websocket?vsn=2.0.0`, this.protocols)
     ws.binaryType = "arraybuffer"
     ws.onopen = () => {
       this.#openedAt = Date.now()

@@ -121,7 +121,9 @@ func (s *Session) unprotect() {
 
 func (s *Session) closeFor(e *auth.Error) { s.conn.Close(CloseUnauthorized, e.Error()) }
 
-func (ss *Sessions) revoked(id *auth.Identity) bool { return ss.cfg.Revoked != nil && ss.cfg.Revoked(id) }
+func (ss *Sessions) revoked(id *auth.Identity) bool {
+	return ss.cfg.Revoked != nil && ss.cfg.Revoked(id)
+}
 
 // may reports whether the session has a right on a channel's topic now.
 func (s *Session) may(c *channel, right auth.Right) bool {

@@ -50,7 +50,7 @@ type Sessions struct {
 	cfg   Config
 	local *router.Local
 
-	now   func() time.Time
+	now func() time.Time
 
 	// Owned by the loop.
 	buf     []byte         // the reply being encoded
