@@ -30,6 +30,7 @@ type Config struct {
 	Linger         time.Duration `env:"LINGER" envDefault:"1s" help:"how long a topic stays subscribed after its last channel has left"`
 	Drain          time.Duration `env:"DRAIN" envDefault:"30s" help:"a stopping gateway sends its clients away spread over at most so long"`
 	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long a stopping gateway waits for the last clients to answer its close"`
+	West           bool          `env:"WEST" envDefault:"true" help:"serve WEST's clients on /websocket/{json|text|pb}/NAME, and its page on /west"`
 	Loops          int           `env:"EVENT_LOOPS" envDefault:"0" help:"event loops; 0 means one per core"`
 	AnyOrigin      bool          `env:"INSECURE_ANY_ORIGIN" envDefault:"false" help:"with AUTH_REQUIRED: allow ALLOWED_ORIGINS=* all the same"`
 	Auth           auth.Config

@@ -29,12 +29,16 @@ func (g *Gateway) newApp() *fiber.App {
 		BodyLimit:             maxHeaderBytes, // no route takes a body yet
 		ErrorHandler:          g.httpError,
 	})
-	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.authenticate, g.admit, websocket.New(g.adopt, websocket.Config{
+	upgrade := websocket.New(g.adopt, websocket.Config{
 		Subprotocols:   []string{auth.Subprotocol},
 		RecoverHandler: g.recoverHandshake,
 		// The connection leaves this library right after the handshake; small buffers are all it needs.
 		ReadBufferSize: 256, WriteBufferSize: 256,
-	}))
+	})
+	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.authenticate, g.admit, upgrade)
+	if g.cfg.West {
+		app.All("/websocket/:format/:name?", g.checkFormat, g.checkUpgrade, g.checkOrigin, g.checkWest, g.authenticate, g.admit, upgrade)
+	}
 	app.Get("/api/cluster", g.requireToken, g.clusterView)
 	app.Get("/api/topics/:topic/messages", g.requireJoin, g.serveHistory)
 	console.Register(app)
@@ -133,12 +137,19 @@ func (g *Gateway) checkVersion(c *fiber.Ctx) error {
 	if !ok {
 		return fiber.NewError(fiber.StatusForbidden, fmt.Sprintf("unsupported vsn %.32q: want 1.0.0 or 2.0.0", vsn))
 	}
-	c.Locals(codecKey, kind)
+	setOpener(c, func(ss *session.Sessions, conn *socket.Conn, id *auth.Identity) *session.Session {
+		return ss.Open(conn, kind, id)
+	})
 	return c.Next()
 }
 
-// codecKey is where checkVersion leaves the codec for adopt.
-const codecKey = "codec"
+// opener begins the conversation on an upgraded connection of a client with an identity, or nil. The handlers that judge a handshake choose it.
+type opener func(ss *session.Sessions, conn *socket.Conn, id *auth.Identity) *session.Session
+
+// openerKey is where they leave it for adopt.
+const openerKey = "opener"
+
+func setOpener(c *fiber.Ctx, open opener) { c.Locals(openerKey, open) }
 
 // admit refuses connections over the limit, and all of them while the gateway is stopping. Handshakes that are under way
 // at the same moment are not counted, so a burst may end a little over the limit.
@@ -152,7 +163,7 @@ func (g *Gateway) admit(c *fiber.Ctx) error {
 
 // adopt hands an upgraded connection to its event loop. On return the HTTP server drops its end of it.
 func (g *Gateway) adopt(conn *websocket.Conn) {
-	kind := conn.Locals(codecKey).(codec.Kind)
+	open := conn.Locals(openerKey).(opener)
 	id, _ := conn.Locals(identityKey).(*auth.Identity)
 	refusal, _ := conn.Locals(refusalKey).(*auth.Error)
 	err := g.loops.Adopt(conn.NetConn(), func(c *socket.Conn) socket.Handler {
@@ -163,7 +174,7 @@ func (g *Gateway) adopt(conn *websocket.Conn) {
 		if refusal != nil {
 			c.Close(session.CloseUnauthorized, refusal.Error())
 		}
-		return g.sessions[c.Loop().Index()].Open(c, kind, id)
+		return open(g.sessions[c.Loop().Index()], c, id)
 	})
 	if err != nil {
 		g.log.Warn("connection not adopted", zap.Error(err))

@@ -344,7 +344,7 @@ func (h *Hub) encodeHead(c *Channel, m *Message) socket.Opcode {
 // slot spreads join_refs and codecs over the remembered frames. The refs of one topic are mostly small decimal numbers,
 // bare or in quotes, so the last two bytes tell them apart.
 func slot(ref codec.Ref, k codec.Kind) int {
-	n := uint(k) * (frameSlots / 2)
+	n := uint(k)*(frameSlots/2) + uint(k)/2
 	for _, b := range ref[max(0, len(ref)-2):] {
 		n += uint(b)
 	}

@@ -32,7 +32,7 @@ const patience = 10 * time.Second
 //
 //	topics that end in "silent" are not answered until the test calls answer,
 //	topics that end in "refused" are INVALID,
-//	publishes of an event that is the name of a code end with that code,
+//	publishes of an event that is the name of a code, or to a topic that ends in one, end with that code,
 //	publishes of the event "lost" end the lane, and the process behind it.
 //
 // It remembers all messages, but for the past of topics that it has lost messages of, and all publish ids.
@@ -115,7 +115,11 @@ func (o *owner) publish(m *linkpb.Publish) error {
 		o.instance++
 		return io.ErrUnexpectedEOF
 	}
-	if code := linkpb.Code_value[m.Event]; code != 0 {
+	code := linkpb.Code_value[m.Event]
+	if _, name, ok := strings.Cut(m.Topic, "-"); ok {
+		code = linkpb.Code_value[name]
+	}
+	if code != 0 {
 		o.reply(m.Ref, linkpb.Code(code), nil)
 		return nil
 	}
@@ -280,9 +284,10 @@ func (h *house) eventually(what string, cond func() bool) {
 
 // client speaks frames over a plain socket.
 type client struct {
-	t  *testing.T
-	nc net.Conn
-	br *bufio.Reader
+	t    *testing.T
+	nc   net.Conn
+	br   *bufio.Reader
+	text bool // every frame is text
 }
 
 func (h *house) connect(t *testing.T, k codec.Kind) *client {
@@ -292,6 +297,19 @@ func (h *house) connect(t *testing.T, k codec.Kind) *client {
 
 // connectAs is connect with the identity of a handshake.
 func (h *house) connectAs(t *testing.T, k codec.Kind, id *auth.Identity) *client {
+	t.Helper()
+	return h.connectTo(t, func(c *socket.Conn) socket.Handler { return h.sessions.Open(c, k, id) })
+}
+
+// connectWest connects a WEST client, which is greeted.
+func (h *house) connectWest(t *testing.T, k codec.Kind, opts WestOptions) *client {
+	t.Helper()
+	c := h.connectTo(t, func(c *socket.Conn) socket.Handler { return h.sessions.OpenWest(c, k, opts, nil) })
+	c.text = true
+	return c
+}
+
+func (h *house) connectTo(t *testing.T, open func(*socket.Conn) socket.Handler) *client {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -308,10 +326,10 @@ func (h *house) connectAs(t *testing.T, k codec.Kind, id *auth.Identity) *client
 		t.Fatal(err)
 	}
 	defer server.Close()
-	if err := h.loops.Adopt(server, func(c *socket.Conn) socket.Handler { return h.sessions.Open(c, k, id) }); err != nil {
+	if err := h.loops.Adopt(server, open); err != nil {
 		t.Fatal(err)
 	}
-	return &client{t, nc, bufio.NewReader(nc)}
+	return &client{t: t, nc: nc, br: bufio.NewReader(nc)}
 }
 
 // say sends frames in one write. One that does not start as JSON does is binary.
@@ -320,7 +338,7 @@ func (c *client) say(frames ...string) {
 	var b []byte
 	for _, f := range frames {
 		first := byte(0x81)
-		if !strings.ContainsAny(f[:1], "[{") {
+		if !c.text && !strings.ContainsAny(f[:1], "[{") {
 			first = 0x82
 		}
 		b = append(b, first)
@@ -381,7 +399,13 @@ func (c *client) expect(frames ...string) {
 // After the last line the client hears nothing more, which a heartbeat shows.
 func (h *house) play(t *testing.T, k codec.Kind, script string) {
 	t.Helper()
-	c := h.connect(t, k)
+	var c *client
+	switch k {
+	case codec.WestJSON, codec.WestText:
+		c = h.connectWest(t, k, WestOptions{Key: "u1"})
+	default:
+		c = h.connect(t, k)
+	}
 	for line := range strings.Lines(strings.TrimSpace(script)) {
 		verb, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch verb {
@@ -406,11 +430,15 @@ func (h *house) play(t *testing.T, k codec.Kind, script string) {
 			return
 		}
 	}
-	if k == codec.PhoenixV1 {
-		c.say(`{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"hb"}`)
-		c.expect(`{"event":"phx_reply","payload":{"response":{},"status":"ok"},"ref":"hb","topic":"phoenix"}`)
-		return
-	}
-	c.say(`[null,"hb","phoenix","heartbeat",{}]`)
-	c.expect(`[null,"hb","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+	last := map[codec.Kind][2]string{
+		codec.PhoenixV1: {
+			`{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"hb"}`,
+			`{"event":"phx_reply","payload":{"response":{},"status":"ok"},"ref":"hb","topic":"phoenix"}`,
+		},
+		codec.PhoenixV2: {`[null,"hb","phoenix","heartbeat",{}]`, `[null,"hb","phoenix","phx_reply",{"response":{},"status":"ok"}]`},
+		codec.WestJSON:  {`{"event":"ping","id":"last"}`, `{"event":"pong","from":"west","id":"last"}`},
+		codec.WestText:  {`ping`, `west pong`},
+	}[k]
+	c.say(last[0])
+	c.expect(last[1])
 }

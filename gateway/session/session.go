@@ -100,6 +100,7 @@ type Session struct {
 	closed   bool
 	channels []*channel // few: a scan beats a map, in memory by far
 	guard    *guard     // nil where clients need no tokens
+	west     *west      // nil but for WEST's clients
 }
 
 // channel is a session's membership of a topic, joined or on its way there.
@@ -117,6 +118,10 @@ type joining struct {
 
 // Message handles one client frame.
 func (s *Session) Message(conn *socket.Conn, op socket.Opcode, data []byte) {
+	if s.west != nil {
+		s.west.message(op, data)
+		return
+	}
 	f, err := codec.ForKind(s.codec).Decode(data, op == socket.OpBinary)
 	if err != nil {
 		conn.Close(closeBadFrame, err.Error())
@@ -148,6 +153,9 @@ func (s *Session) Closed(*socket.Conn, error) {
 	}
 	s.channels = nil
 	s.unprotect()
+	if s.west != nil && s.west.timer != nil {
+		s.west.timer.Stop()
+	}
 }
 
 func (s *Session) find(topic []byte) *channel {
@@ -388,6 +396,10 @@ func (s *Session) ended(hc *hub.Channel) {
 	for _, c := range s.channels {
 		if &c.Channel == hc {
 			s.remove(c)
+			if s.west != nil {
+				s.west.lost(c)
+				return
+			}
 			s.control(c, "phx_error")
 			return
 		}

@@ -12,7 +12,7 @@ import (
 
 // testdata has transcripts of what clients say and hear; see play for their form. Each begins with a line "# name".
 func TestConversations(t *testing.T) {
-	for _, k := range []codec.Kind{codec.PhoenixV1, codec.PhoenixV2} {
+	for _, k := range []codec.Kind{codec.PhoenixV1, codec.PhoenixV2, codec.WestJSON, codec.WestText} {
 		transcripts, err := os.ReadFile("testdata/" + k.String() + ".txt")
 		if err != nil {
 			t.Fatal(err)

@@ -39,9 +39,11 @@ type Conn struct {
 	fd      int32   // -1 with a stream
 	slot    int32
 
-	// The end.
+	// The end, and what puts it off.
 	state    state
 	end      End
+	pings    bool          // the client need not send anything but pongs
+	pinged   bool          // since bytes were last received
 	cause    error         // what Handler.Closed will get; set on leaving stateOpen
 	deadline time.Duration // of the closing handshake, on the loop's clock
 
@@ -150,6 +152,24 @@ func (c *Conn) peerClosed(payload []byte) {
 	}
 }
 
+// Ping sends a ping, which every WebSocket client answers.
+func (c *Conn) Ping() {
+	if c.state == stateOpen {
+		c.pinged = true
+		c.queueControl(opPing, nil)
+	}
+}
+
+// Answered reports whether bytes were received since the last Ping, or there was none.
+func (c *Conn) Answered() bool { return !c.pinged }
+
+// KeepAlive makes the connection ping its peer when half of Config.IdleTimeout has passed in silence. So a client that
+// has nothing to say is not taken for a dead one.
+func (c *Conn) KeepAlive() { c.pings = true }
+
+// Silence gives the time since bytes were last received.
+func (c *Conn) Silence() time.Duration { return c.loop.now - c.last }
+
 // inputEnded handles EOF and read errors.
 func (c *Conn) inputEnded(err error) {
 	if errors.Is(err, io.EOF) {
@@ -223,5 +243,7 @@ func (c *Conn) expire(now time.Duration) {
 		c.die(ErrWriteTimeout, EndWriteTimeout)
 	case c.state == stateOpen && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout:
 		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"}, EndIdle)
+	case c.pings && !c.pinged && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout/2:
+		c.Ping()
 	}
 }

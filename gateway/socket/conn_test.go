@@ -169,6 +169,25 @@ func (f *farewell) Closed(c *Conn, _ error) {
 	f.to.Send(OpText, []byte("gone"))
 }
 
+// A connection that is kept alive lasts as long as its peer answers pings.
+func TestKeepAlive(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		ls := start(t, Config{Loops: 1, IdleTimeout: 200 * time.Millisecond})
+		h := newProbe(echo)
+		p, c := connect(t, ls, server, h)
+		onLoop(t, c.Loop(), c.KeepAlive)
+		for range 4 {
+			p.want(opPing, "")
+			p.write(clientFrame(0x8a, ""))
+		}
+		p.want(opPing, "")
+		p.wantClosed(CloseIdleTimeout, "idle timeout")
+		p.write(closeFrame(CloseIdleTimeout, ""))
+		p.wantEOF()
+		h.wantClose(t, CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"})
+	})
+}
+
 func TestIdleTimeout(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
 		ls := start(t, Config{Loops: 1, IdleTimeout: 30 * time.Millisecond})

@@ -45,7 +45,7 @@ func (c *Conn) releaseTorn() {
 // handlers work in place.
 func (c *Conn) received(data []byte) {
 	defer c.recoverMessage()
-	c.last = c.loop.now
+	c.last, c.pinged = c.loop.now, false
 	c.loop.count.BytesIn += uint64(len(data))
 	for len(data) > 0 && c.state < stateAnswered {
 		data = c.step(data)

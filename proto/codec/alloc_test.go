@@ -4,7 +4,8 @@ import "testing"
 
 const text110 = `01234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789`
 
-// push128 is an ordinary frame of each codec, with a payload of 124 bytes.
+// push128 is an ordinary frame of each Phoenix codec, with a payload of 124 bytes. WEST's codecs encode once per message,
+// not once per subscriber, and may allocate.
 var push128 = [NumKinds]string{
 	PhoenixV2: `["1","42","topics:matrix","shout",{"message":"` + text110 + `"}]`,
 	PhoenixV1: `{"topic":"topics:matrix","event":"shout","payload":{"message":"` + text110 + `"},"ref":"42","join_ref":"1"}`,
@@ -15,6 +16,9 @@ func TestAllocations(t *testing.T) {
 	buf := make([]byte, 0, 256)
 	joinRef, ref := Ref(`"1"`), Ref(`"17:4"`)
 	for k := range Kind(NumKinds) {
+		if push128[k] == "" {
+			continue
+		}
 		c, data := ForKind(k), []byte(push128[k])
 		for _, tt := range []struct {
 			name string
@@ -38,6 +42,9 @@ func TestAllocations(t *testing.T) {
 
 func BenchmarkDecode(b *testing.B) {
 	for k := range Kind(NumKinds) {
+		if push128[k] == "" {
+			continue
+		}
 		b.Run(k.String(), func(b *testing.B) {
 			c, data := ForKind(k), []byte(push128[k])
 			b.SetBytes(int64(len(data)))
@@ -53,6 +60,9 @@ func BenchmarkDecode(b *testing.B) {
 
 func BenchmarkAppendBody(b *testing.B) {
 	for k := range Kind(NumKinds) {
+		if push128[k] == "" {
+			continue
+		}
 		b.Run(k.String(), func(b *testing.B) {
 			c := ForKind(k)
 			f, err := c.Decode([]byte(push128[k]), false)

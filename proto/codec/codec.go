@@ -14,6 +14,9 @@ type Kind uint8
 const (
 	PhoenixV2 Kind   = iota // Phoenix Channels, vsn 2.0.0
 	PhoenixV1               // Phoenix Channels, vsn 1.0.0
+	WestJSON                // WEST's record as JSON
+	WestText                // WEST's commands as lines of text
+	WestPB                  // WEST's record in Protobuf
 	NumKinds  = iota        // how many codecs there are
 )
 
@@ -24,19 +27,25 @@ func (k Kind) String() string {
 		return "phoenix_v2"
 	case PhoenixV1:
 		return "phoenix_v1"
+	case WestJSON:
+		return "west_json"
+	case WestText:
+		return "west_text"
+	case WestPB:
+		return "west_pb"
 	default:
 		return fmt.Sprintf("codec(%d)", uint8(k))
 	}
 }
 
-// Carries tells whether the frames of k have a place for p. Only PhoenixV2 carries binary pushes. Who delivers a push
+// Carries tells whether the frames of k have a place for p. Only PhoenixV1 has none for binary pushes. Who delivers a push
 // skips the subscribers whose codec does not carry it, and counts them: they miss that message for good.
 func (k Kind) Carries(p *Push) bool {
 	return !p.Binary || k.CarriesBinary()
 }
 
 // CarriesBinary tells whether the frames of k have a place for binary pushes.
-func (k Kind) CarriesBinary() bool { return k == PhoenixV2 }
+func (k Kind) CarriesBinary() bool { return k != PhoenixV1 }
 
 // Limits on the frames of clients.
 const (
@@ -93,7 +102,7 @@ func (p *Push) Validate() error {
 	return nil
 }
 
-// Codec is one client format.
+// Codec is one client format. What its terms mean for WEST's records, west.go says.
 type Codec interface {
 	// Kind returns the number of the codec.
 	Kind() Kind
@@ -113,7 +122,8 @@ type Codec interface {
 	AppendHead(dst []byte, joinRef, ref Ref, p *Push) []byte
 	AppendBody(dst []byte, p *Push) []byte
 
-	// Binary tells whether the frame that carries p goes out in a binary WebSocket message. Replies go out as text.
+	// Binary tells whether the frame that carries p goes out in a binary WebSocket message. Replies go out as text, but
+	// for those of WestPB.
 	Binary(p *Push) bool
 }
 
@@ -122,6 +132,9 @@ func ForKind(k Kind) Codec {
 	return [NumKinds]Codec{
 		PhoenixV2: phoenixV2{},
 		PhoenixV1: phoenixV1{},
+		WestJSON:  westJSON{},
+		WestText:  westText{},
+		WestPB:    westPB{},
 	}[k]
 }
 
