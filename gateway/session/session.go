@@ -5,8 +5,6 @@ package session
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,9 +22,6 @@ import (
 
 // closeBadFrame is the close code for what no client of the protocol sends.
 const closeBadFrame = 4400
-
-// maxPublishID is the length of the longest publish id.
-const maxPublishID = 128
 
 // maxEventBytes is the length of the longest event name.
 const maxEventBytes = 64
@@ -348,7 +343,7 @@ func (s *Session) push(f *codec.Frame) {
 	p.Payload = nil // it aliases the loop's read buffer
 }
 
-// parsePublishID reads the id in a publish's options. The window of ids has room for 16 bytes, so it is hashed.
+// parsePublishID reads the id in a publish's options.
 func parsePublishID(options []byte) (high, low uint64, err error) {
 	var o struct {
 		ID *string `json:"id"`
@@ -356,11 +351,10 @@ func parsePublishID(options []byte) (high, low uint64, err error) {
 	if err := json.Unmarshal(options, &o); err != nil || o.ID == nil {
 		return 0, 0, errors.New(`bad publish: options: want {"id": "…"}`)
 	}
-	if n := len(*o.ID); n == 0 || n > maxPublishID {
-		return 0, 0, fmt.Errorf("bad publish: id: want 1 to %d bytes", maxPublishID)
+	if high, low, err = router.PublishID(*o.ID); err != nil {
+		return 0, 0, fmt.Errorf("bad publish: id: %w", err)
 	}
-	sum := sha256.Sum256([]byte(*o.ID))
-	return binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:]) | 1, nil
+	return high, low, nil
 }
 
 // judgePublish returns what is wrong with a publish, "" if nothing is.
