@@ -123,6 +123,7 @@ func (c *Cluster) start(cfg Config, topicListeners, gatewayListeners []net.Liste
 	for i, lis := range gatewayListeners {
 		nodeCfg := daemon.Defaults[gateway.Config]()
 		nodeCfg.ID, nodeCfg.Addr = name("gw", i), lis.Addr().String()
+		nodeCfg.APIOpen = true // it is there to try things out
 		if cfg.Gateway != nil {
 			cfg.Gateway(&nodeCfg)
 		}

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/shared/daemon"
@@ -23,6 +26,10 @@ type Config struct {
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"65536" help:"largest client message, in bytes"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" envDefault:"1048576" help:"bytes that may wait for one client that reads slowly"`
 	MaxChannels    int           `env:"MAX_CHANNELS" envDefault:"100" help:"channels per client socket"`
+	APIKeys        string        `env:"API_KEYS" secret:"true" help:"keys of the HTTP API: name:scope+scope:sha256, comma-separated; scopes are publish, read, kick"`
+	APIKeysFile    string        `env:"API_KEYS_FILE" help:"YAML file with the keys of the HTTP API, read again when it changes; without keys the API is off"`
+	APIOpen        bool          `env:"API_OPEN" envDefault:"false" help:"true: the HTTP API needs no keys, for everybody who reaches the gateway"`
+	APIMaxBody     int           `env:"API_MAX_BODY_BYTES" envDefault:"1048576" help:"largest body of an API request, in bytes"`
 	IdleTimeout    time.Duration `env:"IDLE_TIMEOUT" envDefault:"60s" help:"close a client socket that sends nothing for so long"`
 	JoinTimeout    time.Duration `env:"JOIN_TIMEOUT" envDefault:"5s" help:"how long a join waits for the topic's owner"`
 	PublishTimeout time.Duration `env:"PUBLISH_TIMEOUT" envDefault:"5s" help:"how long a publish waits for the topic's owner, over link losses and ring changes"`
@@ -55,6 +62,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, errors.New("ALLOWED_ORIGINS is required: with AUTH_REQUIRED any origin is allowed only by INSECURE_ANY_ORIGIN=true"))
 	}
 	errs = append(errs, c.Auth.Validate())
+	if _, err := c.apiKeys(nil); err != nil {
+		errs = append(errs, err)
+	}
 	for _, n := range []struct {
 		name       string
 		value, min int
@@ -63,6 +73,7 @@ func (c *Config) Validate() error {
 		{"MAX_CONNECTIONS", c.MaxConnections, 1, 10_000_000},
 		{"MAX_MESSAGE_BYTES", c.MaxMessage, 128, 1 << 20},
 		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
+		{"API_MAX_BODY_BYTES", c.APIMaxBody, 1024, 64 << 20},
 		{"MAX_CHANNELS", c.MaxChannels, 1, 10_000},
 		{"EVENT_LOOPS", c.Loops, 0, 64},
 		{"LINK_LANES", c.Lanes, 1, 64},
@@ -85,4 +96,31 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf(`DRAIN="%s": must be 0s to 1h`, c.Drain))
 	}
 	return errors.Join(errs...)
+}
+
+// apiKeys returns the keys of the HTTP API, nil if there are none.
+func (c *Config) apiKeys(log *zap.Logger) (*api.Keys, error) {
+	switch {
+	case c.APIKeys != "" && c.APIKeysFile != "":
+		return nil, errors.New("API_KEYS: API_KEYS_FILE is set too: want one of them")
+	case c.APIOpen && (c.APIKeys != "" || c.APIKeysFile != ""):
+		return nil, errors.New("API_OPEN: true, and there are keys too: want one of them")
+	case c.APIOpen && c.Auth.AuthRequired:
+		return nil, errors.New("API_OPEN: true, and AUTH_REQUIRED too: want API_KEYS_FILE")
+	case c.APIKeys != "":
+		keys, err := api.ParseKeys(c.APIKeys)
+		return keys, prefixed("API_KEYS", err)
+	case c.APIKeysFile != "":
+		keys, err := api.LoadKeys(c.APIKeysFile, log)
+		return keys, prefixed("API_KEYS_FILE", err)
+	}
+	return nil, nil
+}
+
+// prefixed puts a variable's name before an error.
+func prefixed(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
 }

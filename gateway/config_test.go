@@ -34,7 +34,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	want := []string{
 		`LOG_LEVEL="loud"`, `RING_FILE is required`, `GATEWAY_ADDR="abc"`,
 		`TOPICS: pattern "*"`, `ALLOWED_ORIGINS: "app.example"`, `"https://x.example/path"`,
-		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`,
+		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
 		`MAX_CHANNELS="0"`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
 		`IDLE_TIMEOUT="0s": must be at least 10ms`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
 		`STOP_TIMEOUT="1µs"`, `DRAIN="-1ns": must be 0s to 1h`,
@@ -57,6 +57,30 @@ func TestParseOrigins(t *testing.T) {
 	} {
 		if _, err := parseOrigins([]string{text}); (err == nil) != ok {
 			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestAPIKeysAreChecked(t *testing.T) {
+	good := strings.Repeat("0f", 32)
+	for _, tt := range []struct {
+		name   string
+		adjust func(*Config)
+		want   string // "" for none
+	}{
+		{"keys", func(c *Config) { c.APIKeys = "a:publish:" + good }, ""},
+		{"open", func(c *Config) { c.APIOpen = true }, ""},
+		{"both", func(c *Config) { c.APIKeys, c.APIKeysFile = "a:publish:"+good, "/x" }, "API_KEYS: API_KEYS_FILE is set too: want one of them"},
+		{"open with keys", func(c *Config) { c.APIOpen, c.APIKeys = true, "a:publish:"+good }, "API_OPEN: true, and there are keys too: want one of them"},
+		{"bad", func(c *Config) { c.APIKeys = "a" }, "API_KEYS: entry 1: want name:scope+scope:sha256"},
+		{"no file", func(c *Config) { c.APIKeysFile = "/nonexistent" }, "API_KEYS_FILE: stat /nonexistent: no such file or directory"},
+	} {
+		cfg := daemon.Defaults[Config]()
+		cfg.RingFile = "ring.yaml"
+		tt.adjust(&cfg)
+		err := cfg.Validate()
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || err.Error() != tt.want) {
+			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
@@ -41,6 +42,7 @@ type Gateway struct {
 	loops    *socket.Loops
 	router   *router.Router
 	sessions []*session.Sessions // by loop
+	api      *api.API
 	app      *fiber.App
 	auth     *auth.Verifier // nil if clients need no tokens
 	instance uint64         // drawn at start, as part of session ids
@@ -75,6 +77,10 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, err := cfg.apiKeys(log)
+	if err != nil {
+		return nil, daemon.ConfigError(err)
+	}
 	loops, err := socket.New(socket.Config{
 		Loops: cfg.Loops, MaxMessageBytes: cfg.MaxMessage, MaxQueueBytes: cfg.MaxQueue, IdleTimeout: cfg.IdleTimeout, Log: log,
 	})
@@ -99,6 +105,10 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		}, g.router.Local(i)))
 		loops.Loop(i).OnTick(g.sessions[i].Tick)
 	}
+	g.api = api.New(api.Config{
+		Router: g.router, Topics: topics, Keys: keys, Open: cfg.APIOpen, MaxBody: cfg.APIMaxBody, MaxMessage: cfg.MaxMessage,
+		Timeout: 2*cfg.PublishTimeout + time.Second, Log: log,
+	})
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)

@@ -40,7 +40,7 @@ type served struct {
 
 func defaults() Config {
 	cfg := daemon.Defaults[Config]()
-	cfg.ID, cfg.Loops, cfg.StopTimeout = "gw", 1, patience
+	cfg.ID, cfg.Loops, cfg.StopTimeout, cfg.APIOpen = "gw", 1, patience, true
 	return cfg
 }
 

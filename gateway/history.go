@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"net/url"
 	"strconv"
 
 	"github.com/gofiber/fiber/v2"
@@ -23,12 +22,9 @@ const (
 // serveHistory answers GET /api/topics/:topic/messages?since=P&limit=N with what the topic's owner remembers behind P, or
 // the newest messages without since.
 func (g *Gateway) serveHistory(c *fiber.Ctx) error {
-	topic, err := url.PathUnescape(c.Params("topic"))
-	if err == nil {
-		err = g.topics.Check(topic)
-	}
+	topic, err := g.api.Topic(c)
 	if err != nil {
-		return fiber.NewError(fiber.StatusBadRequest, err.Error())
+		return err
 	}
 	limit := historyDefault
 	if text := c.Query("limit"); text != "" {

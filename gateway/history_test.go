@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,9 +18,9 @@ func TestHistoryRefuses(t *testing.T) {
 	})
 	for target, want := range map[string]string{
 		"/api/topics/topics:x/messages":                  "400 invalid topic name, must be between 2 and 64",
-		"/api/topics/other:x/messages":                   "400 unmatched topic",
+		"/api/topics/other:x/messages":                   "404 TOPICS has no pattern for it",
 		"/api/topics/room:%20/messages":                  "400 invalid topic: only ASCII letters",
-		"/api/topics/room:%zz/messages":                  "400 invalid URL escape",
+		"/api/topics/room:%zz/messages":                  "400 invalid topic: invalid URL escape",
 		"/api/topics/reg:x/messages":                     "400 invalid topic: reserved",
 		"/api/topics/room:1/messages?since=17":           `400 invalid since: want "epoch:offset"`,
 		"/api/topics/room:1/messages?limit=0":            "400 invalid limit: want 1 to 1000",
@@ -30,7 +31,11 @@ func TestHistoryRefuses(t *testing.T) {
 		w := s.dial()
 		w.write("GET " + target + " HTTP/1.1\r\nHost: x\r\n\r\n")
 		resp, body := w.answer()
-		if got := resp.Status[:4] + body; !strings.HasPrefix(got, want) {
+		var e struct{ Detail string }
+		if err := json.Unmarshal([]byte(body), &e); err != nil {
+			t.Errorf("%s: %s: %v", target, body, err)
+		}
+		if got := resp.Status[:4] + e.Detail; !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %s, want %s", target, got, want)
 		}
 		if retry := resp.Header.Get("Retry-After"); (retry != "") != (resp.StatusCode == http.StatusServiceUnavailable) {

@@ -12,6 +12,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/console"
 	"github.com/ringcast/ringcast/gateway/session"
@@ -26,9 +27,11 @@ func (g *Gateway) newApp() *fiber.App {
 		DisableStartupMessage: true,
 		ReadTimeout:           handshakeTimeout,
 		ReadBufferSize:        maxHeaderBytes,
-		BodyLimit:             maxHeaderBytes, // no route takes a body yet
+		BodyLimit:             maxHeaderBytes, // see headerReceived
 		ErrorHandler:          g.httpError,
 	})
+	app.Server().HeaderReceived = g.headerReceived
+	app.Use(checkFraming)
 	upgrade := websocket.New(g.adopt, websocket.Config{
 		Subprotocols:   []string{auth.Subprotocol},
 		RecoverHandler: g.recoverHandshake,
@@ -40,9 +43,22 @@ func (g *Gateway) newApp() *fiber.App {
 		app.All("/websocket/:format/:name?", g.checkFormat, g.checkUpgrade, g.checkOrigin, g.checkWest, g.authenticate, g.admit, upgrade)
 	}
 	app.Get("/api/cluster", g.requireToken, g.clusterView)
-	app.Get("/api/topics/:topic/messages", g.requireJoin, g.serveHistory)
+	app.Get("/api/topics/:topic/messages", g.mayRead, g.serveHistory)
+	g.api.Register(app)
 	console.Register(app)
 	return app
+}
+
+// mayRead lets a request pass that has an API key for reading or, where clients need tokens, one that allows to join the
+// topic.
+func (g *Gateway) mayRead(c *fiber.Ctx) error {
+	if g.auth != nil && !g.api.Known(c) {
+		return g.requireJoin(c)
+	}
+	if err := g.api.Allowed(c, api.Read); err != nil {
+		return err
+	}
+	return c.Next()
 }
 
 // clusterView answers with what this gateway knows of the cluster, as JSON; with a topic parameter also with its owner.
@@ -74,13 +90,24 @@ func (g *Gateway) clusterView(c *fiber.Ctx) error {
 	}{g.cfg.ID, g.Ready() == nil, g.loops.Conns(), rg.Version(), g.router.Stats().LanesUp, len(servers) * g.cfg.Lanes, servers, owner})
 }
 
-// httpError answers a failed request with its status and one line of text.
+// httpError answers a failed request with its status and one line: JSON from the API, else text.
 func (g *Gateway) httpError(c *fiber.Ctx, err error) error {
+	err = unframed(c, err)
 	status := fiber.StatusInternalServerError
 	var fe *fiber.Error
 	if errors.As(err, &fe) {
 		status = fe.Code
-	} else {
+	}
+	if api.Owns(c.Path()) {
+		if status == fiber.StatusRequestEntityTooLarge {
+			err = g.api.TooLarge(c)
+		}
+		if api.IsBug(err) {
+			g.log.Error("request failed", zap.String("path", c.Path()), zap.Error(err))
+		}
+		return api.Answer(c, err)
+	}
+	if fe == nil {
 		g.log.Error("request failed", zap.String("path", c.Path()), zap.Error(err))
 		err = errors.New("internal error")
 	}
