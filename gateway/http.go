@@ -262,3 +262,14 @@ func canonicalOrigin(text string) (string, bool) {
 	}
 	return strings.ToLower(u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port)), true
 }
+
+// APIRoutes lists the routes of the HTTP API, as `POST /api/topics/:topic/publish`.
+func (g *Gateway) APIRoutes() []string {
+	var routes []string
+	for _, r := range g.app.GetRoutes(true) {
+		if api.Owns(r.Path) && r.Method != fiber.MethodHead { // every GET answers HEAD too
+			routes = append(routes, r.Method+" "+r.Path)
+		}
+	}
+	return routes
+}

@@ -81,6 +81,11 @@ Without websocat: npx wscat -c URL, or
   ringcast sub %s topics:matrix
   ringcast pub %s topics:matrix event '{"message":"red pill or blue pill?"}'
 
+Over HTTP (API_OPEN: no keys here, whoever reaches these ports may do everything):
+
+  curl -H 'Content-Type: application/json' -d '{"event":"event","payload":{"message":"red pill or blue pill?"}}' \
+    http://%s/api/topics/topics:matrix/publish
+
 Ctrl-C stops the cluster.
-`, c.Gateways[0].WebSocketURL(), c.Gateways[1].WebSocketURL(), c.Gateways[0].URL(), c.Gateways[1].URL())
+`, c.Gateways[0].WebSocketURL(), c.Gateways[1].WebSocketURL(), c.Gateways[0].URL(), c.Gateways[1].URL(), c.Gateways[0].Addr)
 }
