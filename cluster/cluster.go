@@ -127,6 +127,7 @@ func (c *Cluster) start(cfg Config, topicListeners, gatewayListeners []net.Liste
 		if cfg.Gateway != nil {
 			cfg.Gateway(&nodeCfg)
 		}
+		nodeCfg.APIOpen = nodeCfg.APIOpen && !nodeCfg.Auth.AuthRequired
 		d := daemon.New(cfg.Log)
 		s, err := gateway.New(nodeCfg, rg, d)
 		if err != nil {
