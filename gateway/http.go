@@ -39,6 +39,7 @@ func (g *Gateway) newApp() *fiber.App {
 		ReadBufferSize: 256, WriteBufferSize: 256,
 	})
 	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.authenticate, g.admit, upgrade)
+	app.Get("/ws", g.hint, g.checkUpgrade, g.checkOrigin, g.checkPlain, g.authenticate, g.admit, upgrade)
 	if g.cfg.West {
 		app.All("/websocket/:format/:name?", g.checkFormat, g.checkUpgrade, g.checkOrigin, g.checkWest, g.authenticate, g.admit, upgrade)
 	}

@@ -96,6 +96,7 @@ type Session struct {
 	channels []*channel // few: a scan beats a map, in memory by far
 	guard    *guard     // nil where clients need no tokens
 	west     *west      // nil but for WEST's clients
+	plain    *plain     // nil but for plain clients
 }
 
 // channel is a session's membership of a topic, joined or on its way there.
@@ -115,6 +116,10 @@ type joining struct {
 func (s *Session) Message(conn *socket.Conn, op socket.Opcode, data []byte) {
 	if s.west != nil {
 		s.west.message(op, data)
+		return
+	}
+	if s.plain != nil {
+		s.plain.message(op, data)
 		return
 	}
 	f, err := codec.ForKind(s.codec).Decode(data, op == socket.OpBinary)
@@ -427,6 +432,10 @@ func (s *Session) refuseOutcome(joinRef, ref codec.Ref, topic string, o router.O
 
 // control sends phx_close or phx_error for a channel.
 func (s *Session) control(c *channel, event string) {
+	if s.plain != nil {
+		s.plain.lost(c)
+		return
+	}
 	ss := s.ss
 	ss.buf = codec.AppendControl(ss.buf[:0], codec.ForKind(s.codec), c.JoinRef, c.topic, event)
 	s.conn.Send(socket.OpText, ss.buf, nil)

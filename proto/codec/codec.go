@@ -17,6 +17,7 @@ const (
 	WestJSON                // WEST's record as JSON
 	WestText                // WEST's commands as lines of text
 	WestPB                  // WEST's record in Protobuf
+	Plain                   // payloads alone
 	NumKinds  = iota        // how many codecs there are
 )
 
@@ -33,6 +34,8 @@ func (k Kind) String() string {
 		return "west_text"
 	case WestPB:
 		return "west_pb"
+	case Plain:
+		return "plain"
 	default:
 		return fmt.Sprintf("codec(%d)", uint8(k))
 	}
@@ -135,6 +138,7 @@ func ForKind(k Kind) Codec {
 		WestJSON:  westJSON{},
 		WestText:  westText{},
 		WestPB:    westPB{},
+		Plain:     bare{},
 	}[k]
 }
 
