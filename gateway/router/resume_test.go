@@ -106,6 +106,23 @@ func TestNextFetchAfterACanceledJoin(t *testing.T) {
 	w.quiet(low)
 }
 
+// A join that waits keeps the loop's interest when the channel that was there leaves.
+func TestResumeWhileTheLastOtherLeaves(t *testing.T) {
+	w := newWorld(t, 1)
+	o := w.start()
+	a, sub := w.joined(o, "room", 1, 5)
+	b := w.member("room")
+	b.resume(1, 3)
+	u := o.expect("subscribe room since 1:3")
+	a.onLoop(a.leave)
+	sub.fanOut(1, 6) // for nobody
+	u.recover(1, 3, 6)
+	b.wantRecovered(1, 3)
+	b.hears(4, 5, 6)
+	u.fanOut(1, 7)
+	b.hears(7)
+}
+
 // Who resumes on a topic that others of the gateway have gets its past alone.
 func TestResumeWhileMessagesFlow(t *testing.T) {
 	w := newWorld(t, 1, twoLoops(t))

@@ -3,7 +3,6 @@ package link
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -51,6 +50,7 @@ type conn struct {
 	unproven atomic.Int64 // bytes that may still be read before prove; negative from then on
 
 	reading attempt // owned by the caller of Read
+	intake  intake
 
 	// Owned by the caller of Receive.
 	served  bool // the accepting end has had its one stream
@@ -89,52 +89,6 @@ func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 	defer c.mu.Unlock()
 	c.hello = time.AfterFunc(cfg.HelloTimeout, func() { c.fail(fmt.Errorf("%w in time", ErrNotGreeted)) })
 	return c
-}
-
-// Read is net.Conn's, within the bytes allowed before prove. Its failure closes the connection: dRPC would report the
-// peer's end as a canceled context.
-func (c *conn) Read(p []byte) (int, error) {
-	left := c.unproven.Load()
-	if left == 0 {
-		err := fmt.Errorf("%w within %d bytes", ErrNotGreeted, helloBytes)
-		c.fail(err)
-		return 0, err
-	}
-	if left > 0 {
-		p = p[:min(int64(len(p)), left)]
-	}
-	if left < 0 {
-		_ = c.SetReadDeadline(time.Now().Add(c.silence))
-	}
-	n, err := c.read(p)
-	if left > 0 {
-		c.unproven.Add(int64(-n)) // below zero it stays there, whatever is taken off
-	}
-	switch {
-	case errors.Is(err, io.EOF):
-		c.fail(fmt.Errorf("link: peer closed the connection: %w", err))
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("%w for %v", ErrSilentPeer, c.silence)
-		c.fail(err)
-	case err != nil:
-		c.fail(err)
-	}
-	return n, err
-}
-
-// read waits until there is something to read, and reads once.
-func (c *conn) read(p []byte) (int, error) {
-	if c.raw == nil {
-		return c.Conn.Read(p)
-	}
-	a := &c.reading
-	a.p = p
-	err := c.raw.Read(a.do)
-	a.p = nil
-	if err != nil {
-		return 0, err
-	}
-	return a.n, a.err
 }
 
 // Write takes all of p or fails. It never waits: bytes that the kernel does not take now are queued.
@@ -183,7 +137,7 @@ func (c *conn) tryWrite(p []byte) (int, error) {
 	return max(c.attempt.n, 0), c.attempt.err
 }
 
-// attempt is one system call of tryWrite or read; it lives in the conn so that these allocate nothing.
+// attempt is one system call of tryWrite or readSocket; it lives in the conn so that these allocate nothing.
 type attempt struct {
 	do  func(fd uintptr) bool
 	p   []byte

@@ -5,8 +5,8 @@
 // the caller's goroutine and never waits for the peer. Whoever handles a batch of input appends all its output first
 // and flushes each lane it touched once, so batches form under load and nothing is delayed when it is quiet.
 //
-// Receiving is one goroutine that is always inside Receive, since dRPC notices the peer's end nowhere else. It hands
-// over items in the order in which they were appended.
+// Receiving is one goroutine that is always inside Receive, since dRPC notices the peer's end nowhere else. Items are
+// handed over in the order in which they were appended.
 //
 // A greeted lane lives as long as its peer sends something now and then. Nothing here does so by itself: those who use a
 // lane ping and answer pings.
@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"storj.io/drpc"
@@ -82,6 +83,8 @@ type Lane struct {
 	stream drpc.Stream
 	conn   *conn
 	dialed *drpcconn.Conn // nil at the accepting end, where Serve has its part
+
+	in *inbound // of Receive
 }
 
 // Dial opens a lane to a topic server and sends the hello. The first item received is the server's Welcome or
@@ -118,7 +121,10 @@ func open(ctx context.Context, nc net.Conn, cfg Config, hello *linkpb.Hello) (*L
 
 // Greeted lifts the bounds that hold before the peer has introduced itself. It may only be called from within
 // Receive.
-func (l *Lane) Greeted() { l.conn.prove() }
+func (l *Lane) Greeted() {
+	l.conn.prove()
+	l.conn.intake.in = l.in
+}
 
 // Refuse answers a Hello with a Refusal. The lane is not closed at once, which could take the Refusal from the peer:
 // the peer closes it when it has read that, and the bounds that hold before Greeted close it otherwise. The caller
@@ -130,14 +136,16 @@ func (l *Lane) Refuse(code linkpb.Code, detail string) {
 }
 
 // Receive hands every item to item until the lane ends, and calls batch after the last item of each batch. The body
-// of an item is valid during the call only. Both run on the caller's goroutine, one after the other; the peer waits
-// while they do. An error of item ends the lane, and batch is not called for that batch.
+// of an item is valid during the call only. Both run one after the other, on the caller's goroutine until Greeted and
+// on dRPC's afterwards, always within Receive; the peer waits while they do. An error of item ends the lane, and batch
+// is not called for that batch.
 //
 // Receive returns why the lane ended, never nil: the error of item, ErrSlowPeer, ErrNotGreeted, io.EOF if the peer
 // closed the lane, net.ErrClosed after Close, ctx's error if the ctx of Dial or Serve was canceled, each perhaps
 // wrapped; or whatever else befell the connection. A panic of item or batch ends the lane and goes on in the caller of Receive.
 func (l *Lane) Receive(item func(kind linkpb.Kind, body []byte) error, batch func()) error {
 	in := &inbound{item: item, batch: batch}
+	l.in = in
 	for {
 		err := l.stream.MsgRecv(in, rawEncoding{})
 		if err == nil {
@@ -148,6 +156,7 @@ func (l *Lane) Receive(item func(kind linkpb.Kind, body []byte) error, batch fun
 			err = why
 		}
 		l.Close()
+		in.end()
 		l.join()
 		if in.panicked != nil {
 			panic(in.panicked)
@@ -172,11 +181,33 @@ func (l *Lane) join() {
 // RemoteAddr is the peer's network address.
 func (l *Lane) RemoteAddr() string { return l.conn.RemoteAddr().String() }
 
-// inbound is the message that MsgRecv decodes into: it handles the batch where dRPC holds it, with no copy.
+// inbound is the message that MsgRecv decodes into, and what takes the messages that pass it by: it handles each batch
+// where it was read, with no copy.
 type inbound struct {
-	item     func(kind linkpb.Kind, body []byte) error
-	batch    func()
+	item  func(kind linkpb.Kind, body []byte) error
+	batch func()
+
+	mu       sync.Mutex // held while a batch is handled
+	ended    bool
 	panicked *handlerPanic
+}
+
+// take handles one batch on dRPC's reader goroutine. Receive may be on its way out meanwhile: then it either waits for
+// this batch or this batch is not handled.
+func (in *inbound) take(buf []byte) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.ended {
+		return errClosed
+	}
+	return in.handle(buf)
+}
+
+// end returns when no batch is being handled, and none will be.
+func (in *inbound) end() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.ended = true
 }
 
 // handlerPanic carries a panic past dRPC.
