@@ -129,7 +129,8 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 	last := l.hub.Remove(c)
 	l.channels.Add(-1)
 	l.tell(topic, linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.ID})
-	if last {
+	// Joins that wait are the loop's interest too: giving it up would leave them without their answer.
+	if last && l.joins[topic] == nil {
 		l.r.release(topic, l.loop.Index())
 	}
 }
