@@ -13,7 +13,7 @@ import (
 // Owned by the lane's run goroutine.
 type inbox struct {
 	lane    *lane
-	loops   [][]event // collected for each loop in this batch
+	loops   []*batch // for each loop, what was collected in this batch of the lane; nil: nothing
 	reply   linkpb.Reply
 	decoded linkpb.Message
 	touched []*lane // have items appended in this batch
@@ -27,7 +27,7 @@ type inbox struct {
 
 func (in *inbox) init(l *lane) {
 	in.lane = l
-	in.loops = make([][]event, l.r.cfg.Loops.Len())
+	in.loops = make([]*batch, l.r.cfg.Loops.Len())
 	in.batch = 1 // none is flushed yet
 }
 
@@ -284,26 +284,26 @@ func (in *inbox) postMask(sub *subscription, loops uint64, e event) {
 	}
 }
 
-func (in *inbox) post(loop int, e event) { in.loops[loop] = append(in.loops[loop], e) }
+func (in *inbox) post(loop int, e event) {
+	b := in.loops[loop]
+	if b == nil {
+		b = in.lane.r.locals[loop].newBatch()
+		in.loops[loop] = b
+	}
+	b.events = append(b.events, e)
+	b.size += e.size()
+}
 
 // flush ends a batch: one task for each loop that has something to do.
 func (in *inbox) flush() {
-	for i, events := range in.loops {
-		if len(events) == 0 {
+	for i, b := range in.loops {
+		if b == nil {
 			continue
 		}
 		in.loops[i] = nil
-		size := int64(0)
-		for j := range events {
-			size += events[j].size()
-		}
-		local := in.lane.r.locals[i]
-		local.backlog.Add(size)
-		local.loop.Post(func() {
-			local.backlog.Add(-size)
-			local.handle(events)
-		})
-		in.clock.stopAfter(local.loop)
+		in.clock.stopAfter(b)
+		b.local.backlog.Add(b.size)
+		b.local.loop.Run(b.isSmall, b.handleAll)
 	}
 	in.clock.began = time.Time{}
 	for i, l := range in.touched {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,7 @@ type Local struct {
 
 	waits   atomic.Int64 // number of topics in joins, for the housekeeper
 	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
+	batches sync.Pool    // of *batch
 
 	channels atomic.Int64 // in hub; written by the loop only
 }
@@ -342,7 +344,70 @@ func (e *event) size() int64 {
 	return int64(len(e.message.Payload)) + 256
 }
 
-// handle does what came down a lane, in its order.
+// batch is what one batch of a lane has for one loop. Batches are used again: a lane's batch allocates nothing here.
+type batch struct {
+	local  *Local
+	events []event
+	size   int64  // of the events
+	timed  func() // called when what they staged is written; mostly nil
+
+	isSmall   func() bool // small and handle, bound once
+	handleAll func()
+}
+
+// maxKept is the most events for which a batch's memory is kept.
+const maxKept = 1024
+
+func (l *Local) newBatch() *batch {
+	if b, ok := l.batches.Get().(*batch); ok {
+		return b
+	}
+	b := &batch{local: l}
+	b.isSmall, b.handleAll = b.small, b.handle
+	return b
+}
+
+// maxSmall is how many frames a lane's goroutine delivers itself rather than wake the loop. Other loops and the lane's
+// next batch wait that long.
+const maxSmall = 16
+
+// small reports whether the batch is so little work that waking the loop for it would cost more. Called as the loop.
+func (b *batch) small() bool {
+	frames := 0
+	for i := range b.events {
+		switch e := &b.events[i]; e.kind {
+		case eventMessage:
+			frames += b.local.hub.Channels(e.message.Topic)
+		case eventDone, eventSubscribed:
+			frames++
+		default:
+			return false
+		}
+		if frames > maxSmall {
+			return false
+		}
+	}
+	return true
+}
+
+// handle does what came down the lane, in its order.
+func (b *batch) handle() {
+	l := b.local
+	l.backlog.Add(-b.size)
+	l.handle(b.events)
+	if b.timed != nil {
+		l.loop.AfterFlush(b.timed)
+		b.timed = nil
+	}
+	if cap(b.events) > maxKept {
+		b.events = nil
+	}
+	clear(b.events)
+	b.events, b.size = b.events[:0], 0
+	l.batches.Put(b)
+}
+
+// handle does what events ask, in their order.
 func (l *Local) handle(events []event) {
 	deliveries, unfit := 0, 0
 	for i := range events {

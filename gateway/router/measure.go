@@ -3,7 +3,6 @@ package router
 import (
 	"time"
 
-	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
 
@@ -49,15 +48,13 @@ func (k *clock) start(in *inbox) {
 	}
 }
 
-// stopAfter has the time of the batch taken when the loop, to which it was posted just now, has written what it staged.
-func (k *clock) stopAfter(loop *socket.Loop) {
+// stopAfter has the time taken when the loop has written what the batch staged.
+func (k *clock) stopAfter(b *batch) {
 	if k.began.IsZero() {
 		return
 	}
 	began, observe := k.began, k.observe
-	loop.Post(func() {
-		loop.AfterFlush(func() { observe(time.Since(began).Seconds()) })
-	})
+	b.timed = func() { observe(time.Since(began).Seconds()) }
 }
 
 // Outcomes counts what has ended since the start, by code.

@@ -48,7 +48,7 @@ func (ls *Loops) Adopt(nc net.Conn, open func(*Conn) Handler) error {
 	l := ls.pick()
 	c := &Conn{id: ls.lastID.Add(1), loop: l, stream: s, fd: int32(fd)}
 	answer := make(chan error, 1)
-	if !l.post(func() { answer <- l.adopt(c, early, open) }) {
+	if !l.run(nil, func() { answer <- l.adopt(c, early, open) }) {
 		answer <- ErrClosed
 		if s == nil {
 			closeFD(fd)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -19,8 +20,8 @@ import (
 // wakeSlot marks the event of the wake descriptor.
 const wakeSlot = -1
 
-// poller is the epoll set of one loop. Only wake may be called from other
-// goroutines.
+// poller is the epoll set of one loop. wake may be called from any goroutine,
+// and while one waits, the loop's owner may call all but wait and event.
 //
 // It waits through Go's own network poller: the epoll descriptor is a
 // pollable file, so a sleeping loop is a parked goroutine and holds no thread.
@@ -37,6 +38,9 @@ type poller struct {
 	raw   syscall.RawConn
 	epfd  int
 	waker int // eventfd, edge-triggered: written, never read
+
+	removed atomic.Uint64 // descriptors taken out so far; counted when it is done
+	seen    uint64        // removed before the last peek
 
 	ready  [256]unix.EpollEvent
 	n      int
@@ -102,6 +106,7 @@ func (p *poller) wait(block bool) (int, error) {
 
 // peek collects what is ready now and reports whether the wait is over.
 func (p *poller) peek(uintptr) bool {
+	p.seen = p.removed.Load()
 	for {
 		// With timeout 0 it does not block, so the scheduler need not know; see package nonblock.
 		n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epfd), uintptr(unsafe.Pointer(&p.ready)), uintptr(len(p.ready)), 0, 0, 0)
@@ -116,6 +121,10 @@ func (p *poller) peek(uintptr) bool {
 		}
 	}
 }
+
+// stale reports whether a descriptor was removed since the last wait, so that
+// its results may be about one that is no more.
+func (p *poller) stale() bool { return p.removed.Load() != p.seen }
 
 // event gives the i-th result of the last wait. slot is wakeSlot for a wake.
 // broken means that the kernel reported an error or hang-up, so that a read
@@ -156,6 +165,7 @@ func (p *poller) release(fd int) {
 // another descriptor of it is open, closing alone would leave it in the set.
 func (p *poller) remove(fd int) {
 	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+	p.removed.Add(1)
 	_ = unix.Close(fd)
 }
 

@@ -19,8 +19,11 @@ const (
 	maxTornBuffer = 4 << 10  // a torn buffer that is worth keeping
 )
 
-// Loop is one event loop. Post and Index may be called from any goroutine,
-// everything else belongs to the loop's own.
+// Loop is one event loop. Post, Run and Index may be called from any goroutine,
+// everything else belongs to the goroutine that is taking a turn: the loop's
+// own, mostly, or one that borrows the loop while that sleeps (see Run).
+//
+// Lock order: turnMu, then tasksMu.
 type Loop struct {
 	// Static.
 	cfg   *Config
@@ -38,11 +41,14 @@ type Loop struct {
 	tasks   []func()
 	closed  bool // takes no more tasks
 
+	// Held by whoever takes a turn; free while the loop sleeps.
+	turnMu sync.Mutex
+
 	// Guarded by statsMu.
 	statsMu   sync.Mutex
 	published Stats
 
-	// Owned by the loop.
+	// Guarded by turnMu.
 	//
 	// Invariant: slots[c.slot] == c until c is finished. A slot is given out
 	// again only by a task, and connections finish after all events of a turn,
@@ -61,7 +67,7 @@ type Loop struct {
 	onTick    []func()
 	count     Stats
 
-	// Buffers, owned by the loop.
+	// Buffers, guarded by turnMu.
 	readBuf   []byte
 	free      [][]byte // staging buffers
 	freeBytes int
@@ -133,9 +139,11 @@ func (l *Loop) fallAsleep() bool {
 	return l.asleep.Load()
 }
 
-// run takes turns until the loop is stopped and empty.
-func (l *Loop) run() {
+// takeTurns takes turns until the loop is stopped and empty.
+func (l *Loop) takeTurns() {
 	defer l.poll.close()
+	l.turnMu.Lock()
+	defer l.turnMu.Unlock()
 	for {
 		n := l.wait()
 		l.turn++
@@ -159,9 +167,25 @@ func (l *Loop) run() {
 // wait sleeps until there is something to do. An error of the poller is a
 // broken process (no memory, descriptor closed by others): it is logged, and
 // the loop goes on with its tasks rather than spin.
+//
+// While it sleeps, others may borrow the loop. If one ends a connection between
+// the poll and the lock, what was found may be that one's, so the loop polls
+// again: the other sockets still are what they were.
 func (l *Loop) wait() int {
-	n, err := l.poll.wait(l.fallAsleep())
+	if !l.fallAsleep() {
+		return l.polled(l.poll.wait(false))
+	}
+	l.turnMu.Unlock()
+	n, err := l.poll.wait(true)
+	l.turnMu.Lock()
 	l.asleep.Store(false)
+	if err == nil && l.poll.stale() {
+		n, err = l.poll.wait(false)
+	}
+	return l.polled(n, err)
+}
+
+func (l *Loop) polled(n int, err error) int {
 	if err != nil {
 		l.cfg.Log.Error("event loop cannot wait", zap.Int("loop", l.index), zap.Error(err))
 		time.Sleep(10 * time.Millisecond)
@@ -201,11 +225,13 @@ func (l *Loop) read(c *Conn, broken bool) {
 	}
 }
 
-// runTasks runs the tasks posted so far; those they post run in the next turn.
-func (l *Loop) runTasks() {
+// runTasks runs the tasks posted so far, and reports whether there were any;
+// those they post run in the next turn.
+func (l *Loop) runTasks() bool {
 	l.tasksMu.Lock()
 	l.running, l.tasks = l.tasks, l.running[:0]
 	l.tasksMu.Unlock()
+	any := len(l.running) > 0
 	for i, task := range l.running {
 		l.running[i] = nil
 		l.runTask(task)
@@ -213,6 +239,7 @@ func (l *Loop) runTasks() {
 	if cap(l.running) > 4096 {
 		l.running = nil // a burst's worth of memory is not kept
 	}
+	return any
 }
 
 func (l *Loop) runTask(task func()) {

@@ -46,6 +46,8 @@ func (p *poller) wake() {
 	}
 }
 
+func (p *poller) stale() bool { return false }
+
 func (p *poller) event(int) (slot int, readable, writable, broken bool) {
 	return wakeSlot, false, false, false
 }

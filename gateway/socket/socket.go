@@ -160,7 +160,7 @@ func New(cfg Config) (*Loops, error) {
 		}
 	}
 	for _, l := range ls.loops {
-		ls.joined.Go(l.run)
+		ls.joined.Go(l.takeTurns)
 	}
 	return ls, nil
 }
