@@ -172,8 +172,17 @@ func (p *proc) alive() {
 func (p *proc) prints(text string) {
 	p.t.Helper()
 	eventually(p.t, fmt.Sprintf("%s prints %q", p.name, text), func() bool {
-		p.alive()
-		return strings.Contains(p.stdout.String(), text) || strings.Contains(p.stderr.String(), text)
+		ended := false // before the text is looked for: the last thing that a process does may be to print it
+		select {
+		case <-p.ended:
+			ended = true
+		default:
+		}
+		found := strings.Contains(p.stdout.String(), text) || strings.Contains(p.stderr.String(), text)
+		if ended && !found {
+			p.alive()
+		}
+		return found
 	})
 }
 
