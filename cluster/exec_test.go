@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -212,6 +213,7 @@ type site struct {
 	t        *testing.T
 	ringFile string
 	ring     *ring.Ring
+	env      []string // more variables for every node
 }
 
 func newSite(t *testing.T) *site {
@@ -246,7 +248,7 @@ func (s *site) topicserver(id string) *topicProc {
 	server, _ := s.ring.Server(id)
 	ts := &topicProc{addr: server.Addr, admin: freeAddr(s.t)}
 	ts.proc = spawn(s.t, "topicserver",
-		[]string{"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + server.Addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + ts.admin})
+		append([]string{"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + server.Addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + ts.admin}, s.env...))
 	ts.prints("serving topics")
 	return ts
 }
@@ -262,7 +264,7 @@ type gatewayProc struct {
 func (s *site) gateway(env ...string) *gatewayProc {
 	s.t.Helper()
 	g := &gatewayProc{addr: freeAddr(s.t), admin: freeAddr(s.t)}
-	g.env = append([]string{"GATEWAY_ADDR=" + g.addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + g.admin}, env...)
+	g.env = slices.Concat([]string{"GATEWAY_ADDR=" + g.addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + g.admin}, s.env, env)
 	g.start(s.t)
 	return g
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Config is a gateway's configuration, read from the environment.
@@ -41,7 +42,9 @@ type Config struct {
 	Loops          int           `env:"EVENT_LOOPS" envDefault:"0" help:"event loops; 0 means one per core"`
 	AnyOrigin      bool          `env:"INSECURE_ANY_ORIGIN" envDefault:"false" help:"with AUTH_REQUIRED: allow ALLOWED_ORIGINS=* all the same"`
 	Auth           auth.Config
-	Lanes          int `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
+	TraceURL       string  `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
+	TraceSample    float64 `env:"TRACE_SAMPLE" envDefault:"0" help:"share of the publishes without a traceparent that are traced, 0 to 1"`
+	Lanes          int     `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
 }
 
 // Validate reports every problem at once.
@@ -91,6 +94,12 @@ func (c *Config) Validate() error {
 		if d.value < 10*time.Millisecond {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))
 		}
+	}
+	if err := trace.CheckEndpoint(c.TraceURL); c.TraceURL != "" && err != nil {
+		errs = append(errs, daemon.Invalid("OTEL_EXPORTER_OTLP_ENDPOINT", c.TraceURL, "%v", err))
+	}
+	if !(c.TraceSample >= 0 && c.TraceSample <= 1) {
+		errs = append(errs, fmt.Errorf(`TRACE_SAMPLE="%v": must be 0 to 1`, c.TraceSample))
 	}
 	if c.Drain < 0 || c.Drain > time.Hour {
 		errs = append(errs, fmt.Errorf(`DRAIN="%s": must be 0s to 1h`, c.Drain))

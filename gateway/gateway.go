@@ -25,6 +25,7 @@ import (
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 const (
@@ -48,6 +49,7 @@ type Gateway struct {
 	instance uint64         // drawn at start, as part of session ids
 	revoked  revocations
 	times    times
+	tracer   *trace.Tracer
 	log      *zap.Logger
 
 	stopping   atomic.Bool
@@ -89,13 +91,21 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes(), auth: verifier, instance: rand.Uint64()}
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
+	g.tracer, err = trace.New(trace.Config{
+		Endpoint: cfg.TraceURL, Service: "ringcast-gateway", Instance: cfg.ID, Sample: cfg.TraceSample, Log: log,
+	})
+	if err != nil {
+		loops.Close()
+		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
+	}
 	g.router, err = router.New(router.Config{
 		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
 		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted,
 		Revoked: g.heard, Revocations: g.revoked.table.All, Log: log,
-		PublishTime: g.times.publish, DeliveryTime: g.times.delivery,
+		PublishTime: g.times.publish, DeliveryTime: g.times.delivery, Tracer: g.tracer,
 	})
 	if err != nil {
+		g.tracer.Close()
 		loops.Close()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -156,6 +166,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 		wg.Go(func() { g.auth.Run(links) })
 	}
 	wg.Go(func() { g.sweepRevocations(links) })
+	defer g.tracer.Close()
 	defer wg.Wait()
 	defer cutLinks()
 	defer g.loops.Close()

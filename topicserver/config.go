@@ -6,6 +6,7 @@ import (
 
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
@@ -24,6 +25,7 @@ type Config struct {
 	HistoryTTL      time.Duration `env:"HISTORY_TTL" envDefault:"2m" help:"how long a message and a publish id are remembered"`
 	HistoryIDs      int           `env:"HISTORY_IDS" envDefault:"10000" help:"publish ids remembered per topic, for retries; 0 means none"`
 	DigestInterval  time.Duration `env:"DIGEST_INTERVAL" envDefault:"2s" help:"how often gateways are told the positions that have moved"`
+	TraceURL        string        `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
 	MaxLanes        int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
 }
 
@@ -36,6 +38,9 @@ func (c *Config) Validate() error {
 	errs = append(errs, daemon.CheckAddr("TOPICSERVER_ADDR", c.Addr))
 	if c.RingFile == "" {
 		errs = append(errs, errors.New(`RING_FILE is required: the path of the ring file`))
+	}
+	if err := trace.CheckEndpoint(c.TraceURL); c.TraceURL != "" && err != nil {
+		errs = append(errs, daemon.Invalid("OTEL_EXPORTER_OTLP_ENDPOINT", c.TraceURL, "%v", err))
 	}
 	errs = append(errs,
 		daemon.CheckRange("TOPIC_IDLE", c.TopicIdle, time.Second, 24*time.Hour),

@@ -22,6 +22,7 @@ import (
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 	"github.com/ringcast/ringcast/topicserver/topic"
 )
@@ -43,6 +44,7 @@ type Server struct {
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
 	moves      moves
 	times      times
+	tracer     *trace.Tracer
 	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
 	ringFailed atomic.Bool    // the ring file is of no use
 	look       chan os.Signal // asks for a look at the ring file
@@ -83,11 +85,16 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		times:    newTimes(),
 	}
 	s.moves.time = newHandoverTime()
+	var err error
+	s.tracer, err = trace.New(trace.Config{Endpoint: cfg.TraceURL, Service: "ringcast-topicserver", Instance: cfg.ID, Log: s.log})
+	if err != nil {
+		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
+	}
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, Claim: s.claim, Log: s.log,
-		FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
+		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
 	})
 	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)
@@ -122,6 +129,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.log.Info("serving topics", zap.Stringer("addr", lis.Addr()),
 		zap.Uint64("ring_version", s.rings.Current().Version()), zap.Int("servers", len(s.rings.Current().Servers())))
 	var wg sync.WaitGroup
+	defer s.tracer.Close()
 	defer wg.Wait()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()

@@ -12,11 +12,13 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/mutant"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Channel is one session's membership of one topic as its hub sees it.
@@ -222,16 +224,27 @@ func (p Position) Reached(q Position) bool { return p.Epoch == q.Epoch && p.Offs
 type Message struct {
 	codec.Push
 	Position Position
+	Traced   *Traced // nil for most
 	bodies   [codec.NumKinds]atomic.Pointer[[]byte]
+}
+
+// Traced is what only a message that is traced has.
+type Traced struct {
+	Context  trace.Context
+	Received time.Time
 }
 
 // NewMessage wraps a message that came down a lane. It keeps m's event and payload, and takes the topic's name from
 // the caller, who has it already.
 func NewMessage(topic string, m *linkpb.Message) *Message {
-	return &Message{
+	own := &Message{
 		Push:     codec.Push{Topic: topic, Event: m.Event, Payload: m.Payload, Binary: m.Binary},
 		Position: Position{Epoch: m.Position.GetEpoch(), Offset: m.Position.GetOffset()},
 	}
+	if len(m.Trace) > 0 && trace.Context(m.Trace).Sampled() {
+		own.Traced = &Traced{Context: m.Trace, Received: time.Now()}
+	}
+	return own
 }
 
 // body returns the part of the message's frame that every subscriber of a codec shares. The first loop to need it

@@ -159,12 +159,13 @@ func (l *Local) settle(topic string) {
 }
 
 // Publish sends a message to the topic's owner and calls done on this loop when the owner has answered, or when it
-// is clear that it will not. Payload is copied.
+// is clear that it will not. Payload and Trace are copied.
 func (l *Local) Publish(p *linkpb.Publish, done func(Outcome)) {
 	own := &publish{local: l, done: done, since: time.Now()}
 	r := &own.req
 	r.Topic, r.Event, r.Payload, r.Binary = p.Topic, p.Event, slices.Clone(p.Payload), p.Binary
 	r.IdHigh, r.IdLow = p.IdHigh, p.IdLow
+	own.beginSpan(p.Trace)
 	lane, code := l.r.publish(own)
 	if code != linkpb.Code_OK {
 		own.ended(refusal(code))
@@ -414,6 +415,9 @@ func (l *Local) handle(events []event) {
 		switch e := &events[i]; e.kind {
 		case eventMessage:
 			n, u := l.hub.Deliver(l.loop, e.message)
+			if e.message.Traced != nil {
+				l.traceDelivery(e.message, n)
+			}
 			deliveries, unfit = deliveries+n, unfit+u
 		case eventDone:
 			e.done(e.outcome)

@@ -18,6 +18,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // closeBadFrame is the close code for what no client of the protocol sends.
@@ -326,12 +327,12 @@ func (s *Session) push(f *codec.Frame) {
 	}
 	event, payload := f.Event, f.Payload
 	p := &s.ss.publish
-	p.IdHigh, p.IdLow = 0, 0
+	p.IdHigh, p.IdLow, p.Trace = 0, 0, nil
 	if string(event) == "publish" && !f.Binary {
 		var options []byte
 		var err error
 		if event, payload, options, err = codec.SplitPublish(f.Payload); err == nil && options != nil {
-			p.IdHigh, p.IdLow, err = parsePublishID(options)
+			err = parseOptions(options, p)
 		}
 		if err != nil {
 			s.refuse(c.JoinRef, f.Ref, c.topic, err.Error())
@@ -348,18 +349,24 @@ func (s *Session) push(f *codec.Frame) {
 	p.Payload = nil // it aliases the loop's read buffer
 }
 
-// parsePublishID reads the id in a publish's options.
-func parsePublishID(options []byte) (high, low uint64, err error) {
+// parseOptions reads the options of a publish: its id, and the trace context that it is a part of.
+func parseOptions(options []byte, p *linkpb.Publish) (err error) {
 	var o struct {
-		ID *string `json:"id"`
+		ID          *string `json:"id"`
+		Traceparent *string `json:"traceparent"`
 	}
-	if err := json.Unmarshal(options, &o); err != nil || o.ID == nil {
-		return 0, 0, errors.New(`bad publish: options: want {"id": "…"}`)
+	if err := json.Unmarshal(options, &o); err != nil || o.ID == nil && o.Traceparent == nil {
+		return errors.New(`bad publish: options: want {"id": "…"}`)
 	}
-	if high, low, err = router.PublishID(*o.ID); err != nil {
-		return 0, 0, fmt.Errorf("bad publish: id: %w", err)
+	if o.Traceparent != nil {
+		p.Trace = trace.Parse(*o.Traceparent)
 	}
-	return high, low, nil
+	if o.ID != nil {
+		if p.IdHigh, p.IdLow, err = router.PublishID(*o.ID); err != nil {
+			return fmt.Errorf("bad publish: id: %w", err)
+		}
+	}
+	return nil
 }
 
 // judgePublish returns what is wrong with a publish, "" if nothing is.

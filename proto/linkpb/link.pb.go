@@ -1266,8 +1266,11 @@ type Publish struct {
 	Binary  bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
 	// The publish id. The owner keeps a window of ids per topic; a publish whose id is in it is answered with the
 	// position that it has already, and not appended again. Zero in both means no id.
-	IdHigh        uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
-	IdLow         uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
+	IdHigh uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
+	IdLow  uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
+	// The trace context of a message that is traced: 16 bytes of trace id, 8 of the parent's span id, one of flags. Absent
+	// if it is not.
+	Trace         []byte `protobuf:"bytes,70,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1349,6 +1352,13 @@ func (x *Publish) GetIdLow() uint64 {
 		return x.IdLow
 	}
 	return 0
+}
+
+func (x *Publish) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 // Reply ends a Subscribe or a Publish.
@@ -1561,6 +1571,7 @@ type Message struct {
 	Event         string                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
 	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	Binary        bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
+	Trace         []byte                 `protobuf:"bytes,70,opt,name=trace,proto3" json:"trace,omitempty"` // as in Publish; the parent is the owner's span
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1628,6 +1639,13 @@ func (x *Message) GetBinary() bool {
 		return x.Binary
 	}
 	return false
+}
+
+func (x *Message) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 // History asks for messages that a topic remembers, without a subscription: those behind since, or the newest ones when
@@ -2310,7 +2328,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x02 \x01(\x06R\n" +
-	"subscriber\"\xa9\x01\n" +
+	"subscriber\"\xbf\x01\n" +
 	"\aPublish\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
@@ -2318,7 +2336,8 @@ const file_link_proto_rawDesc = "" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
 	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x17\n" +
 	"\aid_high\x18\x06 \x01(\x06R\x06idHigh\x12\x15\n" +
-	"\x06id_low\x18\a \x01(\x06R\x05idLow\"\xe1\x01\n" +
+	"\x06id_low\x18\a \x01(\x06R\x05idLow\x12\x14\n" +
+	"\x05trace\x18F \x01(\fR\x05trace\"\xe1\x01\n" +
 	"\x05Reply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
@@ -2332,13 +2351,14 @@ const file_link_proto_rawDesc = "" +
 	"\x06Sealed\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12!\n" +
-	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\x9f\x01\n" +
+	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\xb5\x01\n" +
 	"\aMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12\x14\n" +
 	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
-	"\x06binary\x18\x05 \x01(\bR\x06binary\"y\n" +
+	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x14\n" +
+	"\x05trace\x18F \x01(\fR\x05trace\"y\n" +
 	"\aHistory\x12\x10\n" +
 	"\x03ref\x18< \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18= \x01(\tR\x05topic\x120\n" +

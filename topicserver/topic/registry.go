@@ -14,6 +14,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/mutant"
+	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
@@ -33,7 +34,8 @@ type Config struct {
 	// arrival until all its messages were handed to the gateways' connections. PauseTime gets how long requests for a topic
 	// had to wait for its state from another server.
 	FanOutTime, PauseTime prometheus.Observer
-	Log                   *zap.Logger // default none
+	Tracer                *trace.Tracer // makes spans of messages that are traced; nil makes none
+	Log                   *zap.Logger   // default none
 }
 
 // sampleEvery is of how many publishes the time of one is taken.
@@ -288,7 +290,7 @@ func (r *Registry) Publish(tn *Turn, from *Lane, req *linkpb.Publish) {
 	if t.waiting {
 		own := &linkpb.Publish{
 			Ref: req.Ref, Event: strings.Clone(req.Event), Payload: slices.Clone(req.Payload), Binary: req.Binary,
-			IdHigh: req.IdHigh, IdLow: req.IdLow,
+			IdHigh: req.IdHigh, IdLow: req.IdLow, Trace: slices.Clone(req.Trace),
 		}
 		size := len(own.Event) + len(own.Payload)
 		r.park(tn, t, size, from, req.Ref, func(tn *Turn) { r.publishLocked(tn, t, from, own) })
@@ -320,14 +322,18 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 		return
 	}
 	m.Topic, m.Position, m.Event, m.Payload, m.Binary = t.name, pos, req.Event, req.Payload, req.Binary
+	span := r.beginSpan(tn, t, req)
+	m.Trace = span.Context(req.Trace)
 	item := linkpb.AppendItem(make([]byte, 0, m.SizeVT()+itemFrame), linkpb.KindMessage, m)
-	m.Event, m.Payload = "", nil // they alias the lane's input buffer
+	m.Event, m.Payload, m.Trace = "", nil, nil // they alias the lane's input buffer
 	err := r.cfg.Store.Append(t.name, history.Message{
 		Position: history.Position{Epoch: pos.Epoch, Offset: pos.Offset}, Item: item,
 	}, tn.Now())
 	if err != nil {
 		r.cfg.Log.Error("publish not appended", zap.String("topic", t.name), zap.Error(err))
 		tn.Reply(from, req.Ref, linkpb.Code_INTERNAL, "not appended", nil)
+		span.Fail("not appended")
+		span.End(time.Now())
 		return
 	}
 	t.offset++
@@ -336,6 +342,9 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	}
 	tn.Reply(from, req.Ref, linkpb.Code_OK, "", pos)
 	t.fanOutLocked(tn, item)
+	if span != nil {
+		tn.endSpan(span, t)
+	}
 	if len(t.subs) == 0 {
 		t.used = tn.Now()
 	}

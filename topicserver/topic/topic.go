@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Topic is one topic at its owner.
@@ -166,6 +167,7 @@ type Turn struct {
 	reply   linkpb.Reply
 	message linkpb.Message
 	pos     linkpb.Position
+	spans   []*trace.Span       // of traced messages; they end with the turn
 	timed   prometheus.Observer // gets the time of the turn, in seconds; nil in most turns
 }
 
@@ -200,6 +202,9 @@ func (tn *Turn) Flush() {
 	for i, lane := range tn.touched {
 		lane.Out.Flush()
 		tn.touched[i] = nil
+	}
+	if len(tn.spans) > 0 {
+		tn.endSpans()
 	}
 	if tn.timed != nil {
 		tn.timed.Observe(time.Since(tn.now).Seconds())
