@@ -45,6 +45,7 @@ func (g *Gateway) newApp() *fiber.App {
 	}
 	app.Get("/api/cluster", g.requireToken, g.clusterView)
 	app.Get("/api/topics/:topic/messages", g.mayRead, g.serveHistory)
+	app.Get("/api/topics/:topic/subscribers", g.mayRead, g.topicSubscribers)
 	g.api.Register(app)
 	console.Register(app)
 	return app

@@ -95,6 +95,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, Claim: s.claim, Log: s.log,
 		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
+		Presence: topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
 	})
 	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)
@@ -140,6 +141,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	})()
 	wg.Go(func() { s.take.run(inner) })
 	wg.Go(func() { s.housekeep(inner) })
+	wg.Go(func() { s.tickPresence(inner) })
 	if s.cfg.RingFile != "" {
 		wg.Go(func() { s.watchRing(inner) })
 	}
@@ -209,6 +211,20 @@ func (s *Server) lanesByKey() map[laneKey]*lane {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.lanes)
+}
+
+// tickPresence sends the changes of presences until ctx is canceled.
+func (s *Server) tickPresence(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.PresenceInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.topics.TickPresence(now)
+		}
+	}
 }
 
 func (s *Server) openLanes() []*lane {

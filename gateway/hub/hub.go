@@ -247,6 +247,11 @@ func NewMessage(topic string, m *linkpb.Message) *Message {
 	return own
 }
 
+// NewPush returns a message that has no position, for Send and Broadcast. It keeps payload, which is JSON text.
+func NewPush(topic, event string, payload []byte) *Message {
+	return &Message{Push: codec.Push{Topic: topic, Event: event, Payload: payload}}
+}
+
 // body returns the part of the message's frame that every subscriber of a codec shares. The first loop to need it
 // encodes it; two that need it in the same instant both do, and one result is kept.
 func (m *Message) body(k codec.Kind) []byte {
@@ -279,13 +284,7 @@ func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 		return 0, 0
 	}
 	t.last = m.Position
-	if turn := loop.Turn(); turn != h.turn {
-		h.turn = turn
-		if cap(h.arena) > 2*maxArena {
-			h.arena = nil // a burst's worth of memory is not kept
-		}
-		h.arena = h.arena[:0]
-	}
+	h.begin(loop)
 	h.frames = [frameSlots]frame{}
 	h.delivering = t
 	for _, c := range t.channels {
@@ -318,6 +317,31 @@ func (h *Hub) Staged(c *Channel) Position {
 	return p
 }
 
+// begin starts the arena anew if the frames in it were lent in an earlier turn.
+func (h *Hub) begin(loop *socket.Loop) {
+	if turn := loop.Turn(); turn != h.turn {
+		h.turn = turn
+		if cap(h.arena) > 2*maxArena {
+			h.arena = nil // a burst's worth of memory is not kept
+		}
+		h.arena = h.arena[:0]
+	}
+}
+
+// Broadcast sends one message without a position to some channels, which need not be in the hub. Its frames have no
+// join_ref, so that all channels of a codec share one.
+func (h *Hub) Broadcast(loop *socket.Loop, channels []*Channel, m *Message) {
+	h.begin(loop)
+	var frames [codec.NumKinds]frame
+	for _, c := range channels {
+		f := &frames[c.Codec]
+		if f.bytes == nil {
+			h.build(f, &Channel{Codec: c.Codec}, m)
+		}
+		c.Conn.SendFramed(f.bytes)
+	}
+}
+
 // build makes the whole WebSocket frame that carries the message to channels with c's codec and join_ref.
 func (h *Hub) build(f *frame, c *Channel, m *Message) {
 	op := h.encodeHead(c, m)
@@ -343,7 +367,7 @@ func (h *Hub) sendCopy(c *Channel, m *Message) {
 func (h *Hub) encodeHead(c *Channel, m *Message) socket.Opcode {
 	cd := codec.ForKind(c.Codec)
 	var ref codec.Ref
-	if c.Positions {
+	if c.Positions && m.Position != (Position{}) {
 		h.ref = m.Position.AppendRef(h.ref[:0])
 		ref = h.ref
 	}

@@ -30,7 +30,11 @@ type Local struct {
 	nextID  uint64
 	gone    departures
 
-	waits   atomic.Int64 // number of topics in joins, for the housekeeper
+	audiences map[string]*audience     // by topic
+	tracks    map[*Attendance]struct{} // that have no outcome yet
+	told      []*hub.Channel           // scratch
+
+	waits   atomic.Int64 // number of topics in joins and of tracks, for the housekeeper
 	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
 	batches sync.Pool    // of *batch
 
@@ -59,9 +63,11 @@ type join struct {
 func newLocal(r *Router, loop *socket.Loop) *Local {
 	l := &Local{
 		r: r, loop: loop, hub: hub.New(),
-		joins:  make(map[string]*waiting),
-		nextID: uint64(loop.Index()) << 56, // so that ids of different loops never meet
-		Ended:  func(*hub.Channel) {},
+		joins:     make(map[string]*waiting),
+		audiences: make(map[string]*audience),
+		tracks:    make(map[*Attendance]struct{}),
+		nextID:    uint64(loop.Index()) << 56, // so that ids of different loops never meet
+		Ended:     func(*hub.Channel) {},
 	}
 	l.flush = l.flushLanes
 	return l
@@ -251,6 +257,7 @@ func (l *Local) complete(topic string, j join, e *event) {
 
 // expire ends the joins that have waited too long.
 func (l *Local) expire(now time.Time) {
+	l.expireTracks(now)
 	for topic, w := range l.joins {
 		var late []join
 		w.joins = slices.DeleteFunc(w.joins, func(j join) bool {

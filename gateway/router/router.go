@@ -254,6 +254,9 @@ func (r *Router) ringChanged(old, next *ring.Ring) {
 		for _, sub := range s.topics {
 			sub.reroute(r, touch)
 		}
+		for _, p := range s.presences {
+			p.reroute(r, touch)
+		}
 		s.mu.Unlock()
 	}
 	for l := range touched {
@@ -373,6 +376,7 @@ func (r *Router) housekeep(ctx context.Context) {
 		case now := <-tick.C:
 			r.unsubscribeIdle(now)
 			r.retry(now)
+			r.tickPresence(now)
 			r.retire()
 			for _, l := range r.locals {
 				if l.waits.Load() > 0 {

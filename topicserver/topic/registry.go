@@ -2,6 +2,7 @@ package topic
 
 import (
 	"hash/maphash"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -25,8 +26,9 @@ type Config struct {
 	// Store remembers the topics' messages. Required.
 	Store history.Store
 	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
-	IDs   int
-	IDTTL time.Duration
+	IDs      int
+	IDTTL    time.Duration
+	Presence Presence
 	// Claim says whose a topic is that is not here, when one is asked for. It is called under a shard's lock: it must
 	// not wait nor call back. Nil means that every topic is ours.
 	Claim func(topic string) Claim
@@ -55,6 +57,7 @@ const (
 type Registry struct {
 	cfg    Config
 	seed   maphash.Seed
+	wheel  *wheel
 	shards [shards]shard
 
 	// Counted here because only the registry sees every change.
@@ -63,6 +66,9 @@ type Registry struct {
 	publishes   atomic.Uint64
 	sends       atomic.Uint64
 	repeats     atomic.Uint64
+
+	presences     atomic.Int64
+	presenceSends atomic.Uint64
 }
 
 type shard struct {
@@ -78,7 +84,8 @@ func NewRegistry(cfg Config) *Registry {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	r := &Registry{cfg: cfg, seed: maphash.MakeSeed()}
+	cfg.Presence = cfg.Presence.withDefaults()
+	r := &Registry{cfg: cfg, seed: maphash.MakeSeed(), wheel: newWheel(cfg.Presence.Interval)}
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*Topic)
 	}
@@ -92,7 +99,10 @@ type Stats struct {
 	Publishes   uint64 // appended since the start
 	Repeats     uint64 // publishes since the start that were appended before and not again
 	FanoutSends uint64 // messages sent to gateways since the start: one per publish and gateway that subscribes
-	History     history.Stats
+	Presences   int64  // members now, over all topics
+	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
+	PresenceSends uint64
+	History       history.Stats
 }
 
 // Stats returns the current counts.
@@ -103,7 +113,10 @@ func (r *Registry) Stats() Stats {
 		Publishes:   r.publishes.Load(),
 		Repeats:     r.repeats.Load(),
 		FanoutSends: r.sends.Load(),
-		History:     r.cfg.Store.Stats(),
+		Presences:   r.presences.Load(),
+
+		PresenceSends: r.presenceSends.Load(),
+		History:       r.cfg.Store.Stats(),
 	}
 }
 
@@ -214,19 +227,26 @@ func (r *Registry) dropLocked(t *Topic, lane *Lane, now time.Time) {
 	r.subscribers.Add(-int64(t.dropLocked(lane, now)))
 }
 
-// Drop ends all of a lane's subscriptions. It is called once the lane's receiver has returned.
-func (r *Registry) Drop(lane *Lane) {
+// Drop ends all of a lane's subscriptions, and makes its members orphans. Silence is for how long nothing was heard of the
+// gateway by then. It is called once the lane's receiver has returned.
+func (r *Registry) Drop(lane *Lane, silence time.Duration) {
 	lane.mu.Lock()
 	lane.closed = true
 	topics := make([]*Topic, 0, len(lane.topics))
 	for t := range lane.topics {
 		topics = append(topics, t)
 	}
+	attached := slices.Collect(maps.Keys(lane.attached))
 	lane.mu.Unlock()
 	now := time.Now()
 	for _, t := range topics {
 		t.mu.Lock()
 		r.dropLocked(t, lane, now)
+		t.mu.Unlock()
+	}
+	for _, t := range attached {
+		t.mu.Lock()
+		r.detachLocked(t, lane, now, silence)
 		t.mu.Unlock()
 	}
 }
@@ -398,7 +418,7 @@ func (r *Registry) Sweep(idle time.Duration) int {
 		s.mu.Lock()
 		for _, t := range s.topics {
 			t.mu.Lock()
-			if len(t.subs) == 0 && !t.waiting && now.Sub(t.used) > idle {
+			if len(t.subs) == 0 && t.presence == nil && !t.waiting && now.Sub(t.used) > idle {
 				r.removeLocked(s, t)
 				n++
 			}
@@ -415,35 +435,4 @@ func (r *Registry) removeLocked(s *shard, t *Topic) {
 	delete(s.topics, t.name)
 	r.cfg.Store.Forget(t.name)
 	r.topics.Add(-1)
-}
-
-// Subscriber is one subscriber of a topic: ID is unique within the gateway.
-type Subscriber struct {
-	Gateway string
-	ID      uint64
-}
-
-// Subscribers lists a topic's subscribers, sorted by gateway and id. A topic nobody uses has none.
-func (r *Registry) Subscribers(name string) []Subscriber {
-	t := r.lock(name, false)
-	if t == nil {
-		return nil
-	}
-	var list []Subscriber
-	for _, sub := range t.subs {
-		for id := range sub.subscribers {
-			list = append(list, Subscriber{Gateway: sub.lane.Gateway, ID: id})
-		}
-	}
-	t.mu.Unlock()
-	slices.SortFunc(list, func(a, b Subscriber) int {
-		if c := strings.Compare(a.Gateway, b.Gateway); c != 0 {
-			return c
-		}
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	return list
 }

@@ -32,6 +32,8 @@ type Topic struct {
 	used   time.Time      // when it last lost its last gateway or was published to without one
 	gone   bool           // no longer in the registry; whoever locks it must look it up again
 
+	presence *presence // nil while nobody has a part in it
+
 	// While the topic's state may be on its way from another server, requests wait here, in their order.
 	waiting     bool
 	parked      []parked
@@ -65,10 +67,13 @@ type Lane struct {
 	// Static.
 	Gateway string
 	Out     *link.Sender
+	// Instance tells the gateway's process from those before it. Set before the lane is used.
+	Instance uint64
 
 	mu         sync.Mutex
 	closed     bool                // Drop has begun; no topic takes it any more
 	topics     map[*Topic]struct{} // those that have the lane in subs
+	attached   map[*Topic]struct{} // those whose presence the lane has a part in
 	undigested []*Topic
 }
 

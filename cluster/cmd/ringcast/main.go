@@ -28,6 +28,7 @@ var commands = []command{
 	{"sub", "URL TOPIC", "join a topic and print its messages, one JSON object a line", runSub},
 	{"pub", "URL TOPIC EVENT JSON", "publish one message", runPub},
 	{"explain", "TOPIC OFFSET ADMIN-URL…", "tell what became of a message at each subscriber", runExplain},
+	{"subscribers", "URL TOPIC [-limit N]", "print who has joined a topic, on all gateways, one gateway and id a line", runSubscribers},
 	{"ring ready", "ADMIN-URL…", "ask all nodes whether they use the same ring", runRingReady},
 	{"ring check", "FILE", "check a ring file", runRingCheck},
 	{"ring owner", "FILE TOPIC…", "print the owner of each topic", runRingOwner},
