@@ -19,6 +19,7 @@ import (
 
 	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
+	"github.com/ringcast/ringcast/gateway/longpoll"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -44,6 +45,7 @@ type Gateway struct {
 	router   *router.Router
 	sessions []*session.Sessions // by loop
 	api      *api.API
+	polls    *longpoll.Server
 	app      *fiber.App
 	auth     *auth.Verifier // nil if clients need no tokens
 	instance uint64         // drawn at start, as part of session ids
@@ -73,6 +75,10 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	allowed, err := parseOrigins(cfg.AllowedOrigins)
 	if err != nil {
 		return nil, daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
+	}
+	secret, err := cfg.longpollSecret()
+	if err != nil {
+		return nil, daemon.ConfigError(err)
 	}
 	log := d.Log.With(zap.String("gateway", cfg.ID))
 	verifier, err := newAuth(&cfg, log)
@@ -119,6 +125,13 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		Router: g.router, Topics: topics, Keys: keys, Open: cfg.APIOpen, MaxBody: cfg.APIMaxBody, MaxMessage: cfg.MaxMessage,
 		Timeout: 2*cfg.PublishTimeout + time.Second, Log: log,
 	})
+	g.polls = longpoll.New(longpoll.Config{
+		Loops: loops, Allow: g.allowOrigin, Open: g.openPolled, Window: cfg.LongpollWindow, MaxMessage: cfg.MaxMessage,
+		Key: []byte(secret), Home: cfg.advertised(), Log: log,
+	})
+	if secret == "" {
+		log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")
+	}
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
@@ -139,6 +152,9 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	lis, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return daemon.ConfigError(fmt.Errorf("GATEWAY_ADDR: %w", err))
+	}
+	if cfg.Advertise == "" {
+		cfg.Advertise = advertise(lis.Addr().String()) // GATEWAY_ADDR may have left the port open
 	}
 	g, err := New(*cfg, rg, d)
 	if err != nil {
@@ -195,9 +211,6 @@ const (
 // a storm for the other gateways. Few clients go at once.
 func (g *Gateway) stop() {
 	g.stopping.Store(true)
-	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
-		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
-	}
 	total := g.loops.Conns()
 	step := max(drainMin, total/max(1, int(g.cfg.Drain/drainStep))/g.loops.Len()+1)
 	end := time.Now().Add(g.cfg.Drain)
@@ -206,6 +219,11 @@ func (g *Gateway) stop() {
 		time.Sleep(drainStep)
 	}
 	g.loops.CloseAll(socket.CloseRestart, restartReason)
+	g.polls.Close()
+	// Not sooner: clients by long polls are told their end in the answer to a request.
+	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
+		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
+	}
 	deadline := time.Now().Add(g.cfg.StopTimeout)
 	for g.loops.Conns() > 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
