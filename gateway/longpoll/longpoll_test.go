@@ -59,7 +59,7 @@ func TestASingleBinaryFrame(t *testing.T) {
 }
 
 func TestAPollThatGetsNothingIs204(t *testing.T) {
-	h := newHome(t, func(c *Config) { c.Window = 20 * time.Millisecond })
+	h := newHome(t, func(c *Config) { c.Window = time.Second })
 	token := h.session()
 	if g := h.poll(token); g.Status != 204 || g.Token != token || len(g.Messages) != 0 {
 		t.Errorf("polled %+v", g)
@@ -202,7 +202,8 @@ func TestASessionThatIsClosedSaysWhy(t *testing.T) {
 
 func TestASessionDiesOneAndAHalfWindowsAfterItsLastPoll(t *testing.T) {
 	h := newHome(t, func(c *Config) { c.Window = 40 * time.Millisecond })
-	token, start := h.session(), time.Now()
+	start := time.Now()
+	token := h.session()
 	var ce *socket.CloseError
 	if err := <-h.closed; !errors.As(err, &ce) || ce.Code != socket.CloseIdleTimeout || time.Since(start) < 60*time.Millisecond {
 		t.Errorf("after %v: %v", time.Since(start), err)
