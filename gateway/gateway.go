@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -19,14 +20,14 @@ import (
 
 	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
-	"github.com/ringcast/ringcast/gateway/longpoll"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
+	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
-	"github.com/ringcast/ringcast/shared/trace"
 )
 
 const (
@@ -45,13 +46,13 @@ type Gateway struct {
 	router   *router.Router
 	sessions []*session.Sessions // by loop
 	api      *api.API
-	polls    *longpoll.Server
 	app      *fiber.App
-	auth     *auth.Verifier // nil if clients need no tokens
-	instance uint64         // drawn at start, as part of session ids
+	identity *certs.Identity // on links; nil if they are in plain text
+	tls      *certs.Pair     // for clients; nil if they come in plain text
+	auth     *auth.Verifier  // nil if clients need no tokens
+	instance uint64          // drawn at start, as part of session ids
 	revoked  revocations
 	times    times
-	tracer   *trace.Tracer
 	log      *zap.Logger
 
 	stopping   atomic.Bool
@@ -76,10 +77,6 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if err != nil {
 		return nil, daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
 	}
-	secret, err := cfg.longpollSecret()
-	if err != nil {
-		return nil, daemon.ConfigError(err)
-	}
 	log := d.Log.With(zap.String("gateway", cfg.ID))
 	verifier, err := newAuth(&cfg, log)
 	if err != nil {
@@ -89,29 +86,30 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if err != nil {
 		return nil, daemon.ConfigError(err)
 	}
+	identity, err := cfg.Links.Load()
+	if err != nil {
+		return nil, err
+	}
+	pair, err := newPair(&cfg)
+	if err != nil {
+		return nil, err
+	}
 	loops, err := socket.New(socket.Config{
 		Loops: cfg.Loops, MaxMessageBytes: cfg.MaxMessage, MaxQueueBytes: cfg.MaxQueue, IdleTimeout: cfg.IdleTimeout, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes(), auth: verifier, instance: rand.Uint64()}
+	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes(), auth: verifier, identity: identity, tls: pair, instance: rand.Uint64()}
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
-	g.tracer, err = trace.New(trace.Config{
-		Endpoint: cfg.TraceURL, Service: "ringcast-gateway", Instance: cfg.ID, Sample: cfg.TraceSample, Log: log,
-	})
-	if err != nil {
-		loops.Close()
-		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
-	}
 	g.router, err = router.New(router.Config{
 		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
 		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted,
+		Link:    link.Config{Identity: identity, Insecure: cfg.Links.InsecureLinks},
 		Revoked: g.heard, Revocations: g.revoked.table.All, Log: log,
-		PublishTime: g.times.publish, DeliveryTime: g.times.delivery, Tracer: g.tracer,
+		PublishTime: g.times.publish, DeliveryTime: g.times.delivery,
 	})
 	if err != nil {
-		g.tracer.Close()
 		loops.Close()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -125,13 +123,6 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		Router: g.router, Topics: topics, Keys: keys, Open: cfg.APIOpen, MaxBody: cfg.APIMaxBody, MaxMessage: cfg.MaxMessage,
 		Timeout: 2*cfg.PublishTimeout + time.Second, Log: log,
 	})
-	g.polls = longpoll.New(longpoll.Config{
-		Loops: loops, Allow: g.allowOrigin, Open: g.openPolled, Window: cfg.LongpollWindow, MaxMessage: cfg.MaxMessage,
-		Key: []byte(secret), Home: cfg.advertised(), Log: log,
-	})
-	if secret == "" {
-		log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")
-	}
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
@@ -149,12 +140,12 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	if err != nil {
 		return daemon.ConfigError(err)
 	}
+	if err := cfg.Links.CheckRing(rg); err != nil {
+		return daemon.ConfigError(err)
+	}
 	lis, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return daemon.ConfigError(fmt.Errorf("GATEWAY_ADDR: %w", err))
-	}
-	if cfg.Advertise == "" {
-		cfg.Advertise = advertise(lis.Addr().String()) // GATEWAY_ADDR may have left the port open
 	}
 	g, err := New(*cfg, rg, d)
 	if err != nil {
@@ -181,14 +172,23 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	if g.auth != nil {
 		wg.Go(func() { g.auth.Run(links) })
 	}
+	if g.identity != nil {
+		wg.Go(func() { g.identity.Run(links, g.log) })
+	}
+	if g.tls != nil {
+		wg.Go(func() { g.tls.Run(links, g.log) })
+	}
 	wg.Go(func() { g.sweepRevocations(links) })
-	defer g.tracer.Close()
 	defer wg.Wait()
 	defer cutLinks()
 	defer g.loops.Close()
 
 	failed := make(chan error, 1)
-	wg.Go(func() { failed <- g.app.Listener(lis) })
+	clients := lis
+	if g.tls != nil {
+		clients = tls.NewListener(lis, g.tls.ServerConfig())
+	}
+	wg.Go(func() { failed <- g.app.Listener(clients) })
 	g.log.Info("serving clients", zap.Stringer("addr", lis.Addr()))
 
 	select {
@@ -211,6 +211,9 @@ const (
 // a storm for the other gateways. Few clients go at once.
 func (g *Gateway) stop() {
 	g.stopping.Store(true)
+	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
+		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
+	}
 	total := g.loops.Conns()
 	step := max(drainMin, total/max(1, int(g.cfg.Drain/drainStep))/g.loops.Len()+1)
 	end := time.Now().Add(g.cfg.Drain)
@@ -219,11 +222,6 @@ func (g *Gateway) stop() {
 		time.Sleep(drainStep)
 	}
 	g.loops.CloseAll(socket.CloseRestart, restartReason)
-	g.polls.Close()
-	// Not sooner: clients by long polls are told their end in the answer to a request.
-	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
-		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
-	}
 	deadline := time.Now().Add(g.cfg.StopTimeout)
 	for g.loops.Conns() > 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)

@@ -8,6 +8,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway/auth"
+	"github.com/ringcast/ringcast/shared/certs"
+	"github.com/ringcast/ringcast/shared/daemon"
 )
 
 // Where authenticate leaves what it found for adopt.
@@ -15,9 +17,6 @@ const (
 	identityKey = "identity" // *auth.Identity
 	refusalKey  = "refusal"  // *auth.Error, for a browser
 )
-
-// authTokenHeader carries a token in long polls of phoenix.js, which has it in a subprotocol of its sockets.
-const authTokenHeader = "X-Phoenix-AuthToken"
 
 // newAuth returns what verifies tokens, nil if clients need none.
 func newAuth(cfg *Config, log *zap.Logger) (*auth.Verifier, error) {
@@ -28,11 +27,19 @@ func newAuth(cfg *Config, log *zap.Logger) (*auth.Verifier, error) {
 	return nil, nil //nolint:nilnil // off is no error
 }
 
+// newPair loads the certificate for clients, nil if they come in plain text.
+func newPair(cfg *Config) (*certs.Pair, error) {
+	if cfg.TLSCert == "" {
+		return nil, nil //nolint:nilnil // off is no error
+	}
+	pair, err := certs.LoadPair("TLS_CERT_FILE", cfg.TLSCert, "TLS_KEY_FILE", cfg.TLSKey)
+	return pair, daemon.ConfigError(err)
+}
+
 // tokenOf returns the token of a request, "" if it has none.
 func tokenOf(c *fiber.Ctx) string {
 	return auth.Offer{
-		Authorization: c.Get(fiber.HeaderAuthorization), Phoenix: c.Get(authTokenHeader), Protocols: c.Get("Sec-WebSocket-Protocol"),
-		Query: c.Query("token"),
+		Authorization: c.Get(fiber.HeaderAuthorization), Protocols: c.Get("Sec-WebSocket-Protocol"), Query: c.Query("token"),
 	}.Token()
 }
 

@@ -149,6 +149,18 @@ func (g *Gateway) registerTokens(reg *prometheus.Registry, gauge func(name, help
 		}
 		return 0
 	})
+	gauge("tls_expires_seconds", "When the certificate for clients ends, in Unix seconds; 0 without one.", func() float64 {
+		if g.tls == nil {
+			return 0
+		}
+		return float64(g.tls.Expires().Unix())
+	})
+	gauge("link_expires_seconds", "When the certificate on links ends, in Unix seconds; 0 without one.", func() float64 {
+		if g.identity == nil {
+			return 0
+		}
+		return float64(g.identity.Expires().Unix())
+	})
 	gauge("revocations", "Revocations of clients that are remembered, now.", func() float64 { return float64(g.revoked.table.Len()) })
 }
 

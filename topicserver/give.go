@@ -45,6 +45,9 @@ func (gv *give) serve(h *link.Handover) error {
 		return err
 	}
 	peer := first.Server
+	if !h.Peer().Server(peer) {
+		return fmt.Errorf("peer %s presents id %s", peer, h.Peer())
+	}
 	gv.s.learn(first.Rings)
 	if !gv.s.knows(peer) || peer == gv.s.cfg.ID {
 		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer)

@@ -260,7 +260,9 @@ func (tk *take) resolveOne(name string) {
 // session is one connection to a giver. It returns nil when everything that the giver has for us is installed, and
 // whether the giver has told what that is.
 func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
-	t, err := link.Take(ctx, g.server.Addr, tk.s.cfg.link(), tk.hello())
+	cfg := tk.s.link()
+	cfg.Server = g.server.ID
+	t, err := link.Take(ctx, g.server.Addr, cfg, tk.hello())
 	if err != nil {
 		return false, 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/topicserver/topic"
 )
@@ -31,11 +32,6 @@ type laneServer struct {
 	leave       linkpb.Leave
 	publish     linkpb.Publish
 	history     linkpb.History
-	watch       linkpb.Watch
-	unwatch     linkpb.Unwatch
-	track       linkpb.Track
-	untrack     linkpb.Untrack
-	list        linkpb.List
 }
 
 // serveLane serves a lane until it ends.
@@ -56,11 +52,7 @@ func (l *laneServer) end(err error) {
 	if !l.s.forget(l.key, l.wire) {
 		err = errSuperseded
 	}
-	silence := time.Duration(0)
-	if errors.Is(err, link.ErrSilentPeer) {
-		silence = l.s.cfg.link().SilenceAllowed()
-	}
-	l.s.topics.Drop(l.lane, silence)
+	l.s.topics.Drop(l.lane)
 	if errors.Is(err, link.ErrSlowPeer) {
 		l.s.slowLanes.Add(1)
 	}
@@ -140,50 +132,6 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		l.s.learn([]*linkpb.Ring{&m})
-	default:
-		return l.presenceItem(kind, body)
-	}
-	return nil
-}
-
-// presenceItem handles the items that are about who is there.
-func (l *laneServer) presenceItem(kind linkpb.Kind, body []byte) error {
-	topics := l.s.topics
-	switch kind {
-	case linkpb.KindWatch:
-		l.watch = linkpb.Watch{}
-		if err := l.watch.UnmarshalVTUnsafe(body); err != nil {
-			return err
-		}
-		if l.named(l.watch.Topic, l.watch.Ref) {
-			topics.Watch(&l.turn, l.lane, &l.watch)
-		}
-	case linkpb.KindUnwatch:
-		l.unwatch = linkpb.Unwatch{}
-		if err := l.unwatch.UnmarshalVTUnsafe(body); err != nil {
-			return err
-		}
-		topics.Unwatch(&l.turn, l.lane, l.unwatch.Topic)
-	case linkpb.KindTrack:
-		l.track = linkpb.Track{}
-		if err := l.track.UnmarshalVTUnsafe(body); err != nil {
-			return err
-		}
-		if l.named(l.track.Topic, l.track.Ref) {
-			topics.Track(&l.turn, l.lane, &l.track)
-		}
-	case linkpb.KindUntrack:
-		l.untrack = linkpb.Untrack{}
-		if err := l.untrack.UnmarshalVTUnsafe(body); err != nil {
-			return err
-		}
-		topics.Untrack(&l.turn, l.lane, &l.untrack)
-	case linkpb.KindList:
-		l.list = linkpb.List{}
-		if err := l.list.UnmarshalVTUnsafe(body); err != nil {
-			return err
-		}
-		topics.List(&l.turn, l.lane, &l.list)
 	}
 	// An item of a later protocol version is not ours to judge.
 	return nil
@@ -198,7 +146,7 @@ func (l *laneServer) greet(body []byte) error {
 		return err
 	}
 	h, s := &l.hello, l.s
-	if code, detail := s.judge(h); code != linkpb.Code_OK {
+	if code, detail := s.judge(h, l.wire.Peer(), l.wire.RemoteAddr()); code != linkpb.Code_OK {
 		l.refused = true
 		l.wire.Refuse(code, detail)
 		s.refused.Add(1)
@@ -208,7 +156,6 @@ func (l *laneServer) greet(body []byte) error {
 	}
 	l.wire.Greeted()
 	l.lane = topic.NewLane(h.Gateway, &l.wire.Sender)
-	l.lane.Instance = h.Instance
 	l.key = laneKey{gateway: h.Gateway, instance: h.Instance, lane: h.Lane}
 	s.remember(l.key, &lane{wire: l.wire, subs: l.lane})
 	l.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{
@@ -246,11 +193,13 @@ func (s *Server) revoke(from *laneServer, r *linkpb.Revoke) {
 }
 
 // judge says whether a gateway may have a lane.
-func (s *Server) judge(h *linkpb.Hello) (linkpb.Code, string) {
+func (s *Server) judge(h *linkpb.Hello, peer *certs.Peer, addr string) (linkpb.Code, string) {
 	switch {
 	case h.Protocol != link.Protocol:
 		return linkpb.Code_WRONG_PROTOCOL, fmt.Sprintf("gateway speaks link protocol %d, topic server %q speaks %d",
 			h.Protocol, s.cfg.ID, link.Protocol)
+	case !peer.Gateway(h.Gateway):
+		return linkpb.Code_INVALID, fmt.Sprintf("peer gateway %q (%s) presents id %s", h.Gateway, addr, peer)
 	case h.Gateway == "" || len(h.Gateway) > maxName:
 		return linkpb.Code_INVALID, fmt.Sprintf("hello with a gateway id of %d bytes; want 1 to %d", len(h.Gateway), maxName)
 	case h.Lane >= h.Lanes:

@@ -56,10 +56,13 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("topics", "Topics held now.", func() float64 { return float64(s.topics.Stats().Topics) })
 	gauge("subscribers", "Subscribers now, over all topics and gateways.",
 		func() float64 { return float64(s.topics.Stats().Subscribers) })
-	gauge("presences", "Members present now, over all topics.", func() float64 { return float64(s.topics.Stats().Presences) })
-	counter("presence_sends_total", "Changes of presences sent to gateways: one per topic, interval and gateway.",
-		func() float64 { return float64(s.topics.Stats().PresenceSends) })
 	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
+	gauge("link_expires_seconds", "When the certificate on links ends, in Unix seconds; 0 without one.", func() float64 {
+		if s.identity == nil {
+			return 0
+		}
+		return float64(s.identity.Expires().Unix())
+	})
 	gauge("revocations", "Revocations of clients that are remembered, now.", func() float64 { return float64(s.revoked.Len()) })
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(s.rings.Current().Version()) })
 	counter("refused_lanes_total", "Lanes answered with a refusal: wrong protocol, bad hello, or a ring conflict.",

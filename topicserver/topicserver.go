@@ -18,11 +18,11 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
-	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 	"github.com/ringcast/ringcast/topicserver/topic"
 )
@@ -32,7 +32,8 @@ type Server struct {
 	// Static.
 	cfg      Config
 	rings    *ring.Keeper
-	instance uint64 // drawn at start: tells a restarted server from a link that was merely cut
+	instance uint64          // drawn at start: tells a restarted server from a link that was merely cut
+	identity *certs.Identity // nil if links are in plain text
 	store    history.Store
 	topics   *topic.Registry
 	take     *take
@@ -44,7 +45,6 @@ type Server struct {
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
 	moves      moves
 	times      times
-	tracer     *trace.Tracer
 	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
 	ringFailed atomic.Bool    // the ring file is of no use
 	look       chan os.Signal // asks for a look at the ring file
@@ -75,7 +75,12 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	if _, ok := rg.Server(cfg.ID); !ok {
 		return nil, daemon.ConfigError(fmt.Errorf("id %q not in ring v%d", cfg.ID, rg.Version()))
 	}
+	identity, err := cfg.Links.Load()
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
+		identity: identity,
 		cfg:      cfg,
 		instance: rand.Uint64(),
 		store:    history.NewMemory(cfg.history()),
@@ -85,17 +90,11 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		times:    newTimes(),
 	}
 	s.moves.time = newHandoverTime()
-	var err error
-	s.tracer, err = trace.New(trace.Config{Endpoint: cfg.TraceURL, Service: "ringcast-topicserver", Instance: cfg.ID, Log: s.log})
-	if err != nil {
-		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
-	}
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, Claim: s.claim, Log: s.log,
-		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
-		Presence: topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
+		FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
 	})
 	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)
@@ -109,6 +108,9 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	rg, err := ring.Load(cfg.RingFile)
 	if err != nil {
+		return daemon.ConfigError(err)
+	}
+	if err := cfg.Links.CheckRing(rg); err != nil {
 		return daemon.ConfigError(err)
 	}
 	s, err := New(*cfg, rg, d)
@@ -130,7 +132,6 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.log.Info("serving topics", zap.Stringer("addr", lis.Addr()),
 		zap.Uint64("ring_version", s.rings.Current().Version()), zap.Int("servers", len(s.rings.Current().Servers())))
 	var wg sync.WaitGroup
-	defer s.tracer.Close()
 	defer wg.Wait()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -141,14 +142,16 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	})()
 	wg.Go(func() { s.take.run(inner) })
 	wg.Go(func() { s.housekeep(inner) })
-	wg.Go(func() { s.tickPresence(inner) })
+	if s.identity != nil {
+		wg.Go(func() { s.identity.Run(inner, s.log) })
+	}
 	if s.cfg.RingFile != "" {
 		wg.Go(func() { s.watchRing(inner) })
 	}
 	s.serving.Store(true)
 	defer s.serving.Store(false)
 	err := link.Serve(inner, lis, link.ServeConfig{
-		Config: s.cfg.link(), MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log,
+		Config: s.link(), MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("topicserver: %w", err)
@@ -211,20 +214,6 @@ func (s *Server) lanesByKey() map[laneKey]*lane {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.lanes)
-}
-
-// tickPresence sends the changes of presences until ctx is canceled.
-func (s *Server) tickPresence(ctx context.Context) {
-	tick := time.NewTicker(s.cfg.PresenceInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-tick.C:
-			s.topics.TickPresence(now)
-		}
-	}
 }
 
 func (s *Server) openLanes() []*lane {

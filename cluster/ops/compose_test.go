@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
@@ -146,5 +148,22 @@ func TestComposeRing(t *testing.T) {
 	}
 	if gateways != 3 || len(rg.Servers()) != 2 {
 		t.Errorf("%d gateways, %d servers in the ring", gateways, len(rg.Servers()))
+	}
+}
+
+// Plain text between the containers is what the file says openly; the services would not start otherwise.
+func TestComposeSaysThatLinksAreInPlainText(t *testing.T) {
+	t.Parallel()
+	rg, err := ring.Load(filepath.Join("..", "..", "scripts", "compose", "ring", "ring.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (&certs.Links{}).CheckRing(rg) == nil {
+		t.Error("the ring looks like one of a single host")
+	}
+	for name, s := range readCompose(t) {
+		if want := map[bool]string{true: "", false: "true"}[slices.Contains(s.Profiles, "tools")]; s.Environment["INSECURE_LINKS"] != want {
+			t.Errorf("%s: INSECURE_LINKS=%q, want %q", name, s.Environment["INSECURE_LINKS"], want)
+		}
 	}
 }

@@ -206,30 +206,6 @@ func TestKubernetesRingNamesThePods(t *testing.T) {
 	}
 }
 
-// podValue returns what a variable has in the first pod of a workload, given those before it.
-func podValue(t *testing.T, v core.EnvVar, workload string, before map[string]string) string {
-	t.Helper()
-	from := v.ValueFrom
-	switch {
-	case from == nil && strings.HasPrefix(v.Value, "$("):
-		name, rest, _ := strings.Cut(v.Value[2:], ")")
-		if before[name] == "" {
-			t.Errorf("%s: %s is not set before it", v.Name, name)
-		}
-		return before[name] + rest
-	case from == nil:
-		return v.Value
-	case from.FieldRef != nil && from.FieldRef.FieldPath == "metadata.name":
-		return workload + "-0"
-	case from.FieldRef != nil && from.FieldRef.FieldPath == "status.podIP":
-		return "10.1.2.3"
-	case from.SecretKeyRef != nil && *from.SecretKeyRef.Optional:
-		return strings.Repeat("s", 44)
-	}
-	t.Errorf("%s: %+v", v.Name, from)
-	return ""
-}
-
 func TestKubernetesPods(t *testing.T) {
 	t.Parallel()
 	m := readManifests(t)
@@ -237,7 +213,10 @@ func TestKubernetesPods(t *testing.T) {
 		spec, c := w.pod.Spec, w.pod.Spec.Containers[0]
 		values := map[string]string{}
 		for _, v := range c.Env {
-			values[v.Name] = podValue(t, v, w.name, values)
+			values[v.Name] = v.Value
+			if v.ValueFrom != nil && v.ValueFrom.FieldRef.FieldPath == "metadata.name" {
+				values[v.Name] = w.name + "-0"
+			}
 		}
 		checkEnvironment(t, name, w.name, values)
 		if _, port, _ := net.SplitHostPort(values["ADMIN_ADDR"]); !hasPort(spec, intstr.Parse(port)) {
@@ -264,6 +243,36 @@ func TestKubernetesPods(t *testing.T) {
 		}
 		checkMemory(t, name, values["GOMEMLIMIT"], float64(c.Resources.Limits.Memory().Value()))
 		checkGrace(t, name, w.name, time.Duration(*spec.TerminationGracePeriodSeconds)*time.Second)
+	}
+}
+
+// Links between pods are encrypted, and the files for that get there.
+func TestKubernetesLinksAreEncrypted(t *testing.T) {
+	t.Parallel()
+	for name, w := range readManifests(t).workloads() {
+		spec, c := w.pod.Spec, w.pod.Spec.Containers[0]
+		values := map[string]string{}
+		for i, v := range c.Env {
+			values[v.Name] = v.Value
+			for _, earlier := range c.Env[:i] { // a value may name those before it only
+				values[v.Name] = strings.ReplaceAll(values[v.Name], "$("+earlier.Name+")", "id")
+			}
+		}
+		at := slices.IndexFunc(c.VolumeMounts, func(m core.VolumeMount) bool { return m.Name == "links" })
+		volume := slices.IndexFunc(spec.Volumes, func(v core.Volume) bool { return v.Name == "links" })
+		if at < 0 || volume < 0 || spec.Volumes[volume].Secret == nil {
+			t.Errorf("%s has no certificates for links", name)
+			continue
+		}
+		if mode := *spec.Volumes[volume].Secret.DefaultMode; mode != 0o440 || *spec.SecurityContext.FSGroup != 65532 {
+			t.Errorf("%s: the keys have mode %o", name, mode)
+		}
+		file := map[string]string{"gateway": "gateway", "topicserver": "id"}[w.name]
+		for variable, want := range map[string]string{"LINK_CERT_FILE": file + ".pem", "LINK_KEY_FILE": file + "-key.pem", "LINK_CA_FILE": "ca.pem"} {
+			if want = path.Join(c.VolumeMounts[at].MountPath, want); values[variable] != want {
+				t.Errorf("%s: %s is %s, want %s", name, variable, values[variable], want)
+			}
+		}
 	}
 }
 
@@ -310,7 +319,7 @@ func checkEnvironment(t *testing.T, where, service string, values map[string]str
 	}
 	for name := range values {
 		known := slices.ContainsFunc(params, func(p env.FieldParams) bool { return p.Key == name })
-		if !known && name != "GOMEMLIMIT" && name != "POD_IP" {
+		if !known && name != "GOMEMLIMIT" {
 			t.Errorf("%s: %s has no variable %s", where, service, name)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
-	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // message is a publish as a request states it.
@@ -125,12 +124,11 @@ func (a *API) check(m *message) error {
 }
 
 // request turns messages into what the router takes. Payloads alias the request's body, which stays until it is answered.
-func request(c *fiber.Ctx, messages []message) ([]*linkpb.Publish, error) {
+func request(messages []message) ([]*linkpb.Publish, error) {
 	list := make([]*linkpb.Publish, len(messages))
-	parent := trace.Parse(c.Get("traceparent"))
 	for i := range messages {
 		m := &messages[i]
-		p := &linkpb.Publish{Topic: m.topic, Event: m.event, Payload: m.payload, Binary: m.binary, Trace: parent}
+		p := &linkpb.Publish{Topic: m.topic, Event: m.event, Payload: m.payload, Binary: m.binary}
 		var err error
 		if p.IdHigh, p.IdLow, err = router.PublishID(m.id); err != nil {
 			return nil, m.at.Errorf("id: %v", err)
@@ -198,7 +196,7 @@ func (a *API) publish(c *fiber.Ctx) error {
 	if err := a.check(&m); err != nil {
 		return err
 	}
-	list, err := request(c, []message{m})
+	list, err := request([]message{m})
 	if err != nil {
 		return err
 	}
@@ -302,7 +300,7 @@ func (a *API) broadcast(c *fiber.Ctx) error {
 
 // publishAll publishes the messages and answers with the result of each.
 func (a *API) publishAll(c *fiber.Ctx, messages []message) error {
-	list, err := request(c, messages)
+	list, err := request(messages)
 	if err != nil {
 		return err
 	}

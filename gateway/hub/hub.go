@@ -12,13 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/mutant"
-	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Channel is one session's membership of one topic as its hub sees it.
@@ -224,32 +222,16 @@ func (p Position) Reached(q Position) bool { return p.Epoch == q.Epoch && p.Offs
 type Message struct {
 	codec.Push
 	Position Position
-	Traced   *Traced // nil for most
 	bodies   [codec.NumKinds]atomic.Pointer[[]byte]
-}
-
-// Traced is what only a message that is traced has.
-type Traced struct {
-	Context  trace.Context
-	Received time.Time
 }
 
 // NewMessage wraps a message that came down a lane. It keeps m's event and payload, and takes the topic's name from
 // the caller, who has it already.
 func NewMessage(topic string, m *linkpb.Message) *Message {
-	own := &Message{
+	return &Message{
 		Push:     codec.Push{Topic: topic, Event: m.Event, Payload: m.Payload, Binary: m.Binary},
 		Position: Position{Epoch: m.Position.GetEpoch(), Offset: m.Position.GetOffset()},
 	}
-	if len(m.Trace) > 0 && trace.Context(m.Trace).Sampled() {
-		own.Traced = &Traced{Context: m.Trace, Received: time.Now()}
-	}
-	return own
-}
-
-// NewPush returns a message that has no position, for Send and Broadcast. It keeps payload, which is JSON text.
-func NewPush(topic, event string, payload []byte) *Message {
-	return &Message{Push: codec.Push{Topic: topic, Event: event, Payload: payload}}
 }
 
 // body returns the part of the message's frame that every subscriber of a codec shares. The first loop to need it
@@ -284,7 +266,13 @@ func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 		return 0, 0
 	}
 	t.last = m.Position
-	h.begin(loop)
+	if turn := loop.Turn(); turn != h.turn {
+		h.turn = turn
+		if cap(h.arena) > 2*maxArena {
+			h.arena = nil // a burst's worth of memory is not kept
+		}
+		h.arena = h.arena[:0]
+	}
 	h.frames = [frameSlots]frame{}
 	h.delivering = t
 	for _, c := range t.channels {
@@ -317,31 +305,6 @@ func (h *Hub) Staged(c *Channel) Position {
 	return p
 }
 
-// begin starts the arena anew if the frames in it were lent in an earlier turn.
-func (h *Hub) begin(loop *socket.Loop) {
-	if turn := loop.Turn(); turn != h.turn {
-		h.turn = turn
-		if cap(h.arena) > 2*maxArena {
-			h.arena = nil // a burst's worth of memory is not kept
-		}
-		h.arena = h.arena[:0]
-	}
-}
-
-// Broadcast sends one message without a position to some channels, which need not be in the hub. Its frames have no
-// join_ref, so that all channels of a codec share one.
-func (h *Hub) Broadcast(loop *socket.Loop, channels []*Channel, m *Message) {
-	h.begin(loop)
-	var frames [codec.NumKinds]frame
-	for _, c := range channels {
-		f := &frames[c.Codec]
-		if f.bytes == nil {
-			h.build(f, &Channel{Codec: c.Codec}, m)
-		}
-		c.Conn.SendFramed(f.bytes)
-	}
-}
-
 // build makes the whole WebSocket frame that carries the message to channels with c's codec and join_ref.
 func (h *Hub) build(f *frame, c *Channel, m *Message) {
 	op := h.encodeHead(c, m)
@@ -367,7 +330,7 @@ func (h *Hub) sendCopy(c *Channel, m *Message) {
 func (h *Hub) encodeHead(c *Channel, m *Message) socket.Opcode {
 	cd := codec.ForKind(c.Codec)
 	var ref codec.Ref
-	if c.Positions && m.Position != (Position{}) {
+	if c.Positions {
 		h.ref = m.Position.AppendRef(h.ref[:0])
 		ref = h.ref
 	}

@@ -54,25 +54,13 @@ type lane struct {
 	asks    int                // questions among them
 }
 
-// pending is a request on its way. All but publishes end with the connection.
+// pending is a request on its way: a Subscribe of a topic, a publish, or a question.
 type pending struct {
 	topic   string
-	publish *publish      // nil for another kind
-	ask     chan<- answer // nil for another kind
-	sent    bool          // the publish went over this connection or an earlier one: it may have been appended
-	kind    pendingKind
-	member  uint64           // of a Track,
-	wanted  *linkpb.Presence // and what it asks for
+	publish *publish
+	ask     chan<- answer
+	sent    bool // over a connection of its own or an earlier one: it may have been appended
 }
-
-// pendingKind is what a request that is neither publish nor question is.
-type pendingKind uint8
-
-const (
-	pendingSubscribe pendingKind = iota
-	pendingWatch
-	pendingTrack
-)
 
 const (
 	redialMin = 50 * time.Millisecond
@@ -144,7 +132,9 @@ func (l *lane) run(ctx context.Context) {
 // connect dials, greets and receives until the connection ends. It reports whether the lane was live.
 func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 	rg, addr := l.r.rings.Current(), l.address()
-	wire, err := link.Dial(ctx, addr, l.r.cfg.Link, &linkpb.Hello{
+	cfg := l.r.cfg.Link
+	cfg.Server = l.server
+	wire, err := link.Dial(ctx, addr, cfg, &linkpb.Hello{
 		Protocol: link.Protocol, Gateway: l.r.cfg.Gateway, Instance: l.r.instance,
 		Lane: l.index, Lanes: uint32(l.r.cfg.Lanes),
 		RingVersion: rg.Version(), RingHash: rg.Hash(),
@@ -234,11 +224,6 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 		}
 		s.mu.Unlock()
 	}
-	l.r.eachPresence(func(p *presence) {
-		if p.lane == l {
-			p.announce()
-		}
-	})
 	for _, local := range l.r.locals {
 		local.loop.Post(func() { local.announce(l) })
 	}
@@ -298,11 +283,6 @@ func (l *lane) lost() {
 		}
 		s.mu.Unlock()
 	}
-	l.r.eachPresence(func(p *presence) {
-		if p.lane == l {
-			p.disconnected()
-		}
-	})
 	l.in.flush()
 }
 
@@ -378,19 +358,6 @@ func (l *lane) subscribeTo(sub *subscription, f *fetch) {
 		req.Since = append(req.Since, &linkpb.Position{Epoch: p.Epoch, Offset: p.Offset})
 	}
 	l.wire.Append(linkpb.KindSubscribe, &req)
-}
-
-// request sends a request that ends with the connection, and returns its ref: 0 when the lane is not live.
-func (l *lane) request(p pending, item func(ref uint64) (linkpb.Kind, linkpb.Item)) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.wire == nil {
-		return 0
-	}
-	l.lastRef++
-	l.pending[l.lastRef] = p
-	l.wire.Append(item(l.lastRef))
-	return l.lastRef
 }
 
 // tell sends an item that has no reply. It does nothing when the lane is not live: the next connection begins with

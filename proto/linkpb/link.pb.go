@@ -47,7 +47,6 @@ const (
 	Code_UNKNOWN_OUTCOME Code = 10
 	// Definite again.
 	Code_ID_REUSED Code = 11 // the publish id is in the topic's window, with other content
-	Code_TOO_MANY  Code = 40 // the topic has as many presences as it may have
 )
 
 // Enum value maps for Code.
@@ -65,7 +64,6 @@ var (
 		9:  "INTERNAL",
 		10: "UNKNOWN_OUTCOME",
 		11: "ID_REUSED",
-		40: "TOO_MANY",
 	}
 	Code_value = map[string]int32{
 		"OK":              0,
@@ -80,7 +78,6 @@ var (
 		"INTERNAL":        9,
 		"UNKNOWN_OUTCOME": 10,
 		"ID_REUSED":       11,
-		"TOO_MANY":        40,
 	}
 )
 
@@ -224,11 +221,6 @@ type UpItem struct {
 	//	*UpItem_Ring
 	//	*UpItem_History
 	//	*UpItem_Revoke
-	//	*UpItem_Watch
-	//	*UpItem_Unwatch
-	//	*UpItem_Track
-	//	*UpItem_Untrack
-	//	*UpItem_List
 	Item          isUpItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -361,51 +353,6 @@ func (x *UpItem) GetRevoke() *Revoke {
 	return nil
 }
 
-func (x *UpItem) GetWatch() *Watch {
-	if x != nil {
-		if x, ok := x.Item.(*UpItem_Watch); ok {
-			return x.Watch
-		}
-	}
-	return nil
-}
-
-func (x *UpItem) GetUnwatch() *Unwatch {
-	if x != nil {
-		if x, ok := x.Item.(*UpItem_Unwatch); ok {
-			return x.Unwatch
-		}
-	}
-	return nil
-}
-
-func (x *UpItem) GetTrack() *Track {
-	if x != nil {
-		if x, ok := x.Item.(*UpItem_Track); ok {
-			return x.Track
-		}
-	}
-	return nil
-}
-
-func (x *UpItem) GetUntrack() *Untrack {
-	if x != nil {
-		if x, ok := x.Item.(*UpItem_Untrack); ok {
-			return x.Untrack
-		}
-	}
-	return nil
-}
-
-func (x *UpItem) GetList() *List {
-	if x != nil {
-		if x, ok := x.Item.(*UpItem_List); ok {
-			return x.List
-		}
-	}
-	return nil
-}
-
 type isUpItem_Item interface {
 	isUpItem_Item()
 }
@@ -450,26 +397,6 @@ type UpItem_Revoke struct {
 	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
 }
 
-type UpItem_Watch struct {
-	Watch *Watch `protobuf:"bytes,40,opt,name=watch,proto3,oneof"`
-}
-
-type UpItem_Unwatch struct {
-	Unwatch *Unwatch `protobuf:"bytes,41,opt,name=unwatch,proto3,oneof"`
-}
-
-type UpItem_Track struct {
-	Track *Track `protobuf:"bytes,42,opt,name=track,proto3,oneof"`
-}
-
-type UpItem_Untrack struct {
-	Untrack *Untrack `protobuf:"bytes,43,opt,name=untrack,proto3,oneof"`
-}
-
-type UpItem_List struct {
-	List *List `protobuf:"bytes,44,opt,name=list,proto3,oneof"`
-}
-
 func (*UpItem_Hello) isUpItem_Item() {}
 
 func (*UpItem_Subscribe) isUpItem_Item() {}
@@ -489,16 +416,6 @@ func (*UpItem_Ring) isUpItem_Item() {}
 func (*UpItem_History) isUpItem_Item() {}
 
 func (*UpItem_Revoke) isUpItem_Item() {}
-
-func (*UpItem_Watch) isUpItem_Item() {}
-
-func (*UpItem_Unwatch) isUpItem_Item() {}
-
-func (*UpItem_Track) isUpItem_Item() {}
-
-func (*UpItem_Untrack) isUpItem_Item() {}
-
-func (*UpItem_List) isUpItem_Item() {}
 
 // Down is a batch from a topic server to a gateway.
 type Down struct {
@@ -559,8 +476,6 @@ type DownItem struct {
 	//	*DownItem_Sealed
 	//	*DownItem_Past
 	//	*DownItem_Revoke
-	//	*DownItem_PresenceDiff
-	//	*DownItem_Listing
 	Item          isDownItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -693,24 +608,6 @@ func (x *DownItem) GetRevoke() *Revoke {
 	return nil
 }
 
-func (x *DownItem) GetPresenceDiff() *PresenceDiff {
-	if x != nil {
-		if x, ok := x.Item.(*DownItem_PresenceDiff); ok {
-			return x.PresenceDiff
-		}
-	}
-	return nil
-}
-
-func (x *DownItem) GetListing() *Listing {
-	if x != nil {
-		if x, ok := x.Item.(*DownItem_Listing); ok {
-			return x.Listing
-		}
-	}
-	return nil
-}
-
 type isDownItem_Item interface {
 	isDownItem_Item()
 }
@@ -755,14 +652,6 @@ type DownItem_Revoke struct {
 	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
 }
 
-type DownItem_PresenceDiff struct {
-	PresenceDiff *PresenceDiff `protobuf:"bytes,40,opt,name=presence_diff,json=presenceDiff,proto3,oneof"`
-}
-
-type DownItem_Listing struct {
-	Listing *Listing `protobuf:"bytes,41,opt,name=listing,proto3,oneof"`
-}
-
 func (*DownItem_Welcome) isDownItem_Item() {}
 
 func (*DownItem_Refusal) isDownItem_Item() {}
@@ -782,10 +671,6 @@ func (*DownItem_Sealed) isDownItem_Item() {}
 func (*DownItem_Past) isDownItem_Item() {}
 
 func (*DownItem_Revoke) isDownItem_Item() {}
-
-func (*DownItem_PresenceDiff) isDownItem_Item() {}
-
-func (*DownItem_Listing) isDownItem_Item() {}
 
 // Hello opens a lane.
 type Hello struct {
@@ -1381,11 +1266,8 @@ type Publish struct {
 	Binary  bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
 	// The publish id. The owner keeps a window of ids per topic; a publish whose id is in it is answered with the
 	// position that it has already, and not appended again. Zero in both means no id.
-	IdHigh uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
-	IdLow  uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
-	// The trace context of a message that is traced: 16 bytes of trace id, 8 of the parent's span id, one of flags. Absent
-	// if it is not.
-	Trace         []byte `protobuf:"bytes,70,opt,name=trace,proto3" json:"trace,omitempty"`
+	IdHigh        uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
+	IdLow         uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1469,25 +1351,15 @@ func (x *Publish) GetIdLow() uint64 {
 	return 0
 }
 
-func (x *Publish) GetTrace() []byte {
-	if x != nil {
-		return x.Trace
-	}
-	return nil
-}
-
-// Reply ends a Subscribe, a Publish, a Watch or a Track.
+// Reply ends a Subscribe or a Publish.
 type Reply struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Ref      uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Code     Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
-	Detail   string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	Position *Position              `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`  // Publish: of the message; Subscribe: of the topic now
-	From     *Position              `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`          // Subscribe with since: the place that the replayed messages follow; absent if not all are remembered
-	Replayed uint32                 `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"` // Subscribe with since: how many Messages of the topic are replayed right behind this Reply
-	// Track: the reference under which the member is present now, and the one that it replaces.
-	PresenceRef   uint64 `protobuf:"fixed64,40,opt,name=presence_ref,json=presenceRef,proto3" json:"presence_ref,omitempty"`
-	PresencePrev  uint64 `protobuf:"fixed64,41,opt,name=presence_prev,json=presencePrev,proto3" json:"presence_prev,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Position      *Position              `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`  // Publish: of the message; Subscribe: of the topic now
+	From          *Position              `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`          // Subscribe with since: the place that the replayed messages follow; absent if not all are remembered
+	Replayed      uint32                 `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"` // Subscribe with since: how many Messages of the topic are replayed right behind this Reply
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1560,20 +1432,6 @@ func (x *Reply) GetFrom() *Position {
 func (x *Reply) GetReplayed() uint32 {
 	if x != nil {
 		return x.Replayed
-	}
-	return 0
-}
-
-func (x *Reply) GetPresenceRef() uint64 {
-	if x != nil {
-		return x.PresenceRef
-	}
-	return 0
-}
-
-func (x *Reply) GetPresencePrev() uint64 {
-	if x != nil {
-		return x.PresencePrev
 	}
 	return 0
 }
@@ -1703,7 +1561,6 @@ type Message struct {
 	Event         string                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
 	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	Binary        bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
-	Trace         []byte                 `protobuf:"bytes,70,opt,name=trace,proto3" json:"trace,omitempty"` // as in Publish; the parent is the owner's span
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1771,13 +1628,6 @@ func (x *Message) GetBinary() bool {
 		return x.Binary
 	}
 	return false
-}
-
-func (x *Message) GetTrace() []byte {
-	if x != nil {
-		return x.Trace
-	}
-	return nil
 }
 
 // History asks for messages that a topic remembers, without a subscription: those behind since, or the newest ones when
@@ -1943,597 +1793,6 @@ func (x *Past) GetItems() [][]byte {
 	return nil
 }
 
-// Presence is one presence of one member under a key; several may share a key.
-type Presence struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"fixed64,1,opt,name=ref,proto3" json:"ref,omitempty"`   // names it; another one after each update
-	Prev          uint64                 `protobuf:"fixed64,2,opt,name=prev,proto3" json:"prev,omitempty"` // the one that it replaces by an update; 0 = none
-	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	Meta          []byte                 `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"` // a JSON object
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Presence) Reset() {
-	*x = Presence{}
-	mi := &file_link_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Presence) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Presence) ProtoMessage() {}
-
-func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Presence.ProtoReflect.Descriptor instead.
-func (*Presence) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *Presence) GetRef() uint64 {
-	if x != nil {
-		return x.Ref
-	}
-	return 0
-}
-
-func (x *Presence) GetPrev() uint64 {
-	if x != nil {
-		return x.Prev
-	}
-	return 0
-}
-
-func (x *Presence) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *Presence) GetMeta() []byte {
-	if x != nil {
-		return x.Meta
-	}
-	return nil
-}
-
-// Watch asks for the presences of a topic and every change to them from now on. A PresenceDiff that is a snapshot follows
-// the Reply, and changes follow that.
-type Watch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Watch) Reset() {
-	*x = Watch{}
-	mi := &file_link_proto_msgTypes[23]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Watch) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Watch) ProtoMessage() {}
-
-func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[23]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Watch.ProtoReflect.Descriptor instead.
-func (*Watch) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *Watch) GetRef() uint64 {
-	if x != nil {
-		return x.Ref
-	}
-	return 0
-}
-
-func (x *Watch) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-// Unwatch ends a Watch. Members that the gateway still has on the topic get the time of grace to come back.
-type Unwatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Unwatch) Reset() {
-	*x = Unwatch{}
-	mi := &file_link_proto_msgTypes[24]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Unwatch) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Unwatch) ProtoMessage() {}
-
-func (x *Unwatch) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[24]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Unwatch.ProtoReflect.Descriptor instead.
-func (*Unwatch) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{24}
-}
-
-func (x *Unwatch) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-// Track makes a member present, or changes what it shows. Owners assign references; a gateway that tells a new owner of
-// its members names those that they have, so that nothing changes for anybody. The Reply says which one counts.
-type Track struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	Member        uint64                 `protobuf:"fixed64,3,opt,name=member,proto3" json:"member,omitempty"`   // unique within the gateway's instance
-	Presence      *Presence              `protobuf:"bytes,4,opt,name=presence,proto3" json:"presence,omitempty"` // ref 0: the owner assigns one; prev: the one it replaces, if the owner does not know
-	Again         bool                   `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"`      // an owner has accepted the member before
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Track) Reset() {
-	*x = Track{}
-	mi := &file_link_proto_msgTypes[25]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Track) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Track) ProtoMessage() {}
-
-func (x *Track) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[25]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Track.ProtoReflect.Descriptor instead.
-func (*Track) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{25}
-}
-
-func (x *Track) GetRef() uint64 {
-	if x != nil {
-		return x.Ref
-	}
-	return 0
-}
-
-func (x *Track) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-func (x *Track) GetMember() uint64 {
-	if x != nil {
-		return x.Member
-	}
-	return 0
-}
-
-func (x *Track) GetPresence() *Presence {
-	if x != nil {
-		return x.Presence
-	}
-	return nil
-}
-
-func (x *Track) GetAgain() bool {
-	if x != nil {
-		return x.Again
-	}
-	return false
-}
-
-// Untrack takes a member away, at once or, with grace, unless a member with the same key and meta comes in time.
-type Untrack struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Member        uint64                 `protobuf:"fixed64,2,opt,name=member,proto3" json:"member,omitempty"`
-	Grace         bool                   `protobuf:"varint,3,opt,name=grace,proto3" json:"grace,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Untrack) Reset() {
-	*x = Untrack{}
-	mi := &file_link_proto_msgTypes[26]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Untrack) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Untrack) ProtoMessage() {}
-
-func (x *Untrack) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[26]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Untrack.ProtoReflect.Descriptor instead.
-func (*Untrack) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{26}
-}
-
-func (x *Untrack) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-func (x *Untrack) GetMember() uint64 {
-	if x != nil {
-		return x.Member
-	}
-	return 0
-}
-
-func (x *Untrack) GetGrace() bool {
-	if x != nil {
-		return x.Grace
-	}
-	return false
-}
-
-// PresenceDiff is a change to the presences of a topic, once per gateway and interval, or all of them.
-type PresenceDiff struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Snapshot      bool                   `protobuf:"varint,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                       // joins are all that there are
-	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`                               // the next PresenceDiff of the topic belongs to this one
-	SettlingMs    uint32                 `protobuf:"varint,4,opt,name=settling_ms,json=settlingMs,proto3" json:"settling_ms,omitempty"` // of a snapshot: for so long gateways may still be bringing members that were here before
-	Joins         []*Presence            `protobuf:"bytes,5,rep,name=joins,proto3" json:"joins,omitempty"`
-	Leaves        []uint64               `protobuf:"fixed64,6,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PresenceDiff) Reset() {
-	*x = PresenceDiff{}
-	mi := &file_link_proto_msgTypes[27]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PresenceDiff) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PresenceDiff) ProtoMessage() {}
-
-func (x *PresenceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[27]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PresenceDiff.ProtoReflect.Descriptor instead.
-func (*PresenceDiff) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{27}
-}
-
-func (x *PresenceDiff) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-func (x *PresenceDiff) GetSnapshot() bool {
-	if x != nil {
-		return x.Snapshot
-	}
-	return false
-}
-
-func (x *PresenceDiff) GetMore() bool {
-	if x != nil {
-		return x.More
-	}
-	return false
-}
-
-func (x *PresenceDiff) GetSettlingMs() uint32 {
-	if x != nil {
-		return x.SettlingMs
-	}
-	return 0
-}
-
-func (x *PresenceDiff) GetJoins() []*Presence {
-	if x != nil {
-		return x.Joins
-	}
-	return nil
-}
-
-func (x *PresenceDiff) GetLeaves() []uint64 {
-	if x != nil {
-		return x.Leaves
-	}
-	return nil
-}
-
-// List asks for the subscribers of a topic, over all gateways.
-type List struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // ids in the answer at most; the counts are of all
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *List) Reset() {
-	*x = List{}
-	mi := &file_link_proto_msgTypes[28]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *List) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*List) ProtoMessage() {}
-
-func (x *List) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[28]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use List.ProtoReflect.Descriptor instead.
-func (*List) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{28}
-}
-
-func (x *List) GetRef() uint64 {
-	if x != nil {
-		return x.Ref
-	}
-	return 0
-}
-
-func (x *List) GetTopic() string {
-	if x != nil {
-		return x.Topic
-	}
-	return ""
-}
-
-func (x *List) GetLimit() uint32 {
-	if x != nil {
-		return x.Limit
-	}
-	return 0
-}
-
-// Listing answers a List.
-type Listing struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	Count         uint64                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
-	Gateways      []*GatewaySubscribers  `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Listing) Reset() {
-	*x = Listing{}
-	mi := &file_link_proto_msgTypes[29]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Listing) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Listing) ProtoMessage() {}
-
-func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[29]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Listing.ProtoReflect.Descriptor instead.
-func (*Listing) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{29}
-}
-
-func (x *Listing) GetRef() uint64 {
-	if x != nil {
-		return x.Ref
-	}
-	return 0
-}
-
-func (x *Listing) GetCode() Code {
-	if x != nil {
-		return x.Code
-	}
-	return Code_OK
-}
-
-func (x *Listing) GetDetail() string {
-	if x != nil {
-		return x.Detail
-	}
-	return ""
-}
-
-func (x *Listing) GetCount() uint64 {
-	if x != nil {
-		return x.Count
-	}
-	return 0
-}
-
-func (x *Listing) GetGateways() []*GatewaySubscribers {
-	if x != nil {
-		return x.Gateways
-	}
-	return nil
-}
-
-// GatewaySubscribers is the part of a Listing that one gateway has.
-type GatewaySubscribers struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
-	Subscribers   []uint64               `protobuf:"fixed64,3,rep,packed,name=subscribers,proto3" json:"subscribers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GatewaySubscribers) Reset() {
-	*x = GatewaySubscribers{}
-	mi := &file_link_proto_msgTypes[30]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GatewaySubscribers) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GatewaySubscribers) ProtoMessage() {}
-
-func (x *GatewaySubscribers) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[30]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GatewaySubscribers.ProtoReflect.Descriptor instead.
-func (*GatewaySubscribers) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{30}
-}
-
-func (x *GatewaySubscribers) GetGateway() string {
-	if x != nil {
-		return x.Gateway
-	}
-	return ""
-}
-
-func (x *GatewaySubscribers) GetCount() uint64 {
-	if x != nil {
-		return x.Count
-	}
-	return 0
-}
-
-func (x *GatewaySubscribers) GetSubscribers() []uint64 {
-	if x != nil {
-		return x.Subscribers
-	}
-	return nil
-}
-
 // Wants is what the taking side of a Handover says. Each name in pull is answered by a Gives with its state, in their
 // order; a Wants without pull, but the first, by an empty Gives.
 type Wants struct {
@@ -2552,7 +1811,7 @@ type Wants struct {
 
 func (x *Wants) Reset() {
 	*x = Wants{}
-	mi := &file_link_proto_msgTypes[31]
+	mi := &file_link_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +1823,7 @@ func (x *Wants) String() string {
 func (*Wants) ProtoMessage() {}
 
 func (x *Wants) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[31]
+	mi := &file_link_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +1836,7 @@ func (x *Wants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wants.ProtoReflect.Descriptor instead.
 func (*Wants) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{31}
+	return file_link_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Wants) GetServer() string {
@@ -2631,7 +1890,7 @@ type Gives struct {
 
 func (x *Gives) Reset() {
 	*x = Gives{}
-	mi := &file_link_proto_msgTypes[32]
+	mi := &file_link_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +1902,7 @@ func (x *Gives) String() string {
 func (*Gives) ProtoMessage() {}
 
 func (x *Gives) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[32]
+	mi := &file_link_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +1915,7 @@ func (x *Gives) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gives.ProtoReflect.Descriptor instead.
 func (*Gives) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{32}
+	return file_link_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Gives) GetRings() []*Ring {
@@ -2702,7 +1961,7 @@ type TopicState struct {
 
 func (x *TopicState) Reset() {
 	*x = TopicState{}
-	mi := &file_link_proto_msgTypes[33]
+	mi := &file_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +1973,7 @@ func (x *TopicState) String() string {
 func (*TopicState) ProtoMessage() {}
 
 func (x *TopicState) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[33]
+	mi := &file_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +1986,7 @@ func (x *TopicState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
 func (*TopicState) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{33}
+	return file_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TopicState) GetTopic() string {
@@ -2785,7 +2044,7 @@ type PublishID struct {
 
 func (x *PublishID) Reset() {
 	*x = PublishID{}
-	mi := &file_link_proto_msgTypes[34]
+	mi := &file_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2056,7 @@ func (x *PublishID) String() string {
 func (*PublishID) ProtoMessage() {}
 
 func (x *PublishID) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[34]
+	mi := &file_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +2069,7 @@ func (x *PublishID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishID.ProtoReflect.Descriptor instead.
 func (*PublishID) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{34}
+	return file_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PublishID) GetHigh() uint64 {
@@ -2862,7 +2121,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_link_proto_msgTypes[35]
+	mi := &file_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2133,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[35]
+	mi := &file_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +2146,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{35}
+	return file_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revoke) GetIdHigh() uint64 {
@@ -2984,7 +2243,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"4\n" +
 	"\x02Up\x12.\n" +
-	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\x9c\x06\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\x9e\x04\n" +
 	"\x06UpItem\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ringcast.link.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1b.ringcast.link.v1.SubscribeH\x00R\tsubscribe\x12A\n" +
@@ -2995,15 +2254,10 @@ const file_link_proto_rawDesc = "" +
 	"\x04ping\x18\a \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
 	"\x04ring\x18\b \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x125\n" +
 	"\ahistory\x18< \x01(\v2\x19.ringcast.link.v1.HistoryH\x00R\ahistory\x122\n" +
-	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revoke\x12/\n" +
-	"\x05watch\x18( \x01(\v2\x17.ringcast.link.v1.WatchH\x00R\x05watch\x125\n" +
-	"\aunwatch\x18) \x01(\v2\x19.ringcast.link.v1.UnwatchH\x00R\aunwatch\x12/\n" +
-	"\x05track\x18* \x01(\v2\x17.ringcast.link.v1.TrackH\x00R\x05track\x125\n" +
-	"\auntrack\x18+ \x01(\v2\x19.ringcast.link.v1.UntrackH\x00R\auntrack\x12,\n" +
-	"\x04list\x18, \x01(\v2\x16.ringcast.link.v1.ListH\x00R\x04listB\x06\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8c\x05\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8e\x04\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
@@ -3014,9 +2268,7 @@ const file_link_proto_rawDesc = "" +
 	"\x06digest\x18\a \x01(\v2\x18.ringcast.link.v1.DigestH\x00R\x06digest\x122\n" +
 	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealed\x12,\n" +
 	"\x04past\x18< \x01(\v2\x16.ringcast.link.v1.PastH\x00R\x04past\x122\n" +
-	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revoke\x12E\n" +
-	"\rpresence_diff\x18( \x01(\v2\x1e.ringcast.link.v1.PresenceDiffH\x00R\fpresenceDiff\x125\n" +
-	"\alisting\x18) \x01(\v2\x19.ringcast.link.v1.ListingH\x00R\alistingB\x06\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -3058,7 +2310,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x02 \x01(\x06R\n" +
-	"subscriber\"\xbf\x01\n" +
+	"subscriber\"\xa9\x01\n" +
 	"\aPublish\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
@@ -3066,31 +2318,27 @@ const file_link_proto_rawDesc = "" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
 	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x17\n" +
 	"\aid_high\x18\x06 \x01(\x06R\x06idHigh\x12\x15\n" +
-	"\x06id_low\x18\a \x01(\x06R\x05idLow\x12\x14\n" +
-	"\x05trace\x18F \x01(\fR\x05trace\"\xa9\x02\n" +
+	"\x06id_low\x18\a \x01(\x06R\x05idLow\"\xe1\x01\n" +
 	"\x05Reply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x126\n" +
 	"\bposition\x18\x04 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12.\n" +
 	"\x04from\x18\x05 \x01(\v2\x1a.ringcast.link.v1.PositionR\x04from\x12\x1a\n" +
-	"\breplayed\x18\x06 \x01(\rR\breplayed\x12!\n" +
-	"\fpresence_ref\x18( \x01(\x06R\vpresenceRef\x12#\n" +
-	"\rpresence_prev\x18) \x01(\x06R\fpresencePrev\"V\n" +
+	"\breplayed\x18\x06 \x01(\rR\breplayed\"V\n" +
 	"\x06Digest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"y\n" +
 	"\x06Sealed\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12!\n" +
-	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\xb5\x01\n" +
+	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\x9f\x01\n" +
 	"\aMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12\x14\n" +
 	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
-	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x14\n" +
-	"\x05trace\x18F \x01(\fR\x05trace\"y\n" +
+	"\x06binary\x18\x05 \x01(\bR\x06binary\"y\n" +
 	"\aHistory\x12\x10\n" +
 	"\x03ref\x18< \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18= \x01(\tR\x05topic\x120\n" +
@@ -3103,49 +2351,7 @@ const file_link_proto_rawDesc = "" +
 	"\x04next\x18? \x01(\v2\x1a.ringcast.link.v1.PositionR\x04next\x12\x1c\n" +
 	"\trecovered\x18@ \x01(\bR\trecovered\x12\x12\n" +
 	"\x04more\x18A \x01(\bR\x04more\x12\x14\n" +
-	"\x05items\x18B \x03(\fR\x05items\"V\n" +
-	"\bPresence\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\x06R\x03ref\x12\x12\n" +
-	"\x04prev\x18\x02 \x01(\x06R\x04prev\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\x12\x12\n" +
-	"\x04meta\x18\x04 \x01(\fR\x04meta\"/\n" +
-	"\x05Watch\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\"\x1f\n" +
-	"\aUnwatch\x12\x14\n" +
-	"\x05topic\x18\x01 \x01(\tR\x05topic\"\x95\x01\n" +
-	"\x05Track\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n" +
-	"\x06member\x18\x03 \x01(\x06R\x06member\x126\n" +
-	"\bpresence\x18\x04 \x01(\v2\x1a.ringcast.link.v1.PresenceR\bpresence\x12\x14\n" +
-	"\x05again\x18\x05 \x01(\bR\x05again\"M\n" +
-	"\aUntrack\x12\x14\n" +
-	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x16\n" +
-	"\x06member\x18\x02 \x01(\x06R\x06member\x12\x14\n" +
-	"\x05grace\x18\x03 \x01(\bR\x05grace\"\xbf\x01\n" +
-	"\fPresenceDiff\x12\x14\n" +
-	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\bR\bsnapshot\x12\x12\n" +
-	"\x04more\x18\x03 \x01(\bR\x04more\x12\x1f\n" +
-	"\vsettling_ms\x18\x04 \x01(\rR\n" +
-	"settlingMs\x120\n" +
-	"\x05joins\x18\x05 \x03(\v2\x1a.ringcast.link.v1.PresenceR\x05joins\x12\x16\n" +
-	"\x06leaves\x18\x06 \x03(\x06R\x06leaves\"D\n" +
-	"\x04List\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xb7\x01\n" +
-	"\aListing\x12\x10\n" +
-	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
-	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
-	"\x05count\x18\x04 \x01(\x04R\x05count\x12@\n" +
-	"\bgateways\x18\x05 \x03(\v2$.ringcast.link.v1.GatewaySubscribersR\bgateways\"f\n" +
-	"\x12GatewaySubscribers\x12\x18\n" +
-	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x04R\x05count\x12 \n" +
-	"\vsubscribers\x18\x03 \x03(\x06R\vsubscribers\"\x93\x01\n" +
+	"\x05items\x18B \x03(\fR\x05items\"\x93\x01\n" +
 	"\x05Wants\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
 	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x1a\n" +
@@ -3178,7 +2384,7 @@ const file_link_proto_rawDesc = "" +
 	"\x04user\x18\x05 \x01(\tH\x00R\x04user\x12\x1b\n" +
 	"\btoken_id\x18\x06 \x01(\tH\x00R\atokenId\x12\x1a\n" +
 	"\asession\x18\a \x01(\tH\x00R\asessionB\b\n" +
-	"\x06target*\xd4\x01\n" +
+	"\x06target*\xc6\x01\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -3193,8 +2399,7 @@ const file_link_proto_rawDesc = "" +
 	"\bINTERNAL\x10\t\x12\x13\n" +
 	"\x0fUNKNOWN_OUTCOME\x10\n" +
 	"\x12\r\n" +
-	"\tID_REUSED\x10\v\x12\f\n" +
-	"\bTOO_MANY\x10(2\x83\x01\n" +
+	"\tID_REUSED\x10\v2\x83\x01\n" +
 	"\x05Links\x128\n" +
 	"\x04Link\x12\x14.ringcast.link.v1.Up\x1a\x16.ringcast.link.v1.Down(\x010\x01\x12@\n" +
 	"\bHandover\x12\x17.ringcast.link.v1.Wants\x1a\x17.ringcast.link.v1.Gives(\x010\x01B+Z)github.com/ringcast/ringcast/proto/linkpbb\x06proto3"
@@ -3212,45 +2417,36 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_link_proto_goTypes = []any{
-	(Code)(0),                  // 0: ringcast.link.v1.Code
-	(*Position)(nil),           // 1: ringcast.link.v1.Position
-	(*Up)(nil),                 // 2: ringcast.link.v1.Up
-	(*UpItem)(nil),             // 3: ringcast.link.v1.UpItem
-	(*Down)(nil),               // 4: ringcast.link.v1.Down
-	(*DownItem)(nil),           // 5: ringcast.link.v1.DownItem
-	(*Hello)(nil),              // 6: ringcast.link.v1.Hello
-	(*Welcome)(nil),            // 7: ringcast.link.v1.Welcome
-	(*Refusal)(nil),            // 8: ringcast.link.v1.Refusal
-	(*Ping)(nil),               // 9: ringcast.link.v1.Ping
-	(*Ring)(nil),               // 10: ringcast.link.v1.Ring
-	(*RingServer)(nil),         // 11: ringcast.link.v1.RingServer
-	(*Subscribe)(nil),          // 12: ringcast.link.v1.Subscribe
-	(*Unsubscribe)(nil),        // 13: ringcast.link.v1.Unsubscribe
-	(*Join)(nil),               // 14: ringcast.link.v1.Join
-	(*Leave)(nil),              // 15: ringcast.link.v1.Leave
-	(*Publish)(nil),            // 16: ringcast.link.v1.Publish
-	(*Reply)(nil),              // 17: ringcast.link.v1.Reply
-	(*Digest)(nil),             // 18: ringcast.link.v1.Digest
-	(*Sealed)(nil),             // 19: ringcast.link.v1.Sealed
-	(*Message)(nil),            // 20: ringcast.link.v1.Message
-	(*History)(nil),            // 21: ringcast.link.v1.History
-	(*Past)(nil),               // 22: ringcast.link.v1.Past
-	(*Presence)(nil),           // 23: ringcast.link.v1.Presence
-	(*Watch)(nil),              // 24: ringcast.link.v1.Watch
-	(*Unwatch)(nil),            // 25: ringcast.link.v1.Unwatch
-	(*Track)(nil),              // 26: ringcast.link.v1.Track
-	(*Untrack)(nil),            // 27: ringcast.link.v1.Untrack
-	(*PresenceDiff)(nil),       // 28: ringcast.link.v1.PresenceDiff
-	(*List)(nil),               // 29: ringcast.link.v1.List
-	(*Listing)(nil),            // 30: ringcast.link.v1.Listing
-	(*GatewaySubscribers)(nil), // 31: ringcast.link.v1.GatewaySubscribers
-	(*Wants)(nil),              // 32: ringcast.link.v1.Wants
-	(*Gives)(nil),              // 33: ringcast.link.v1.Gives
-	(*TopicState)(nil),         // 34: ringcast.link.v1.TopicState
-	(*PublishID)(nil),          // 35: ringcast.link.v1.PublishID
-	(*Revoke)(nil),             // 36: ringcast.link.v1.Revoke
+	(Code)(0),           // 0: ringcast.link.v1.Code
+	(*Position)(nil),    // 1: ringcast.link.v1.Position
+	(*Up)(nil),          // 2: ringcast.link.v1.Up
+	(*UpItem)(nil),      // 3: ringcast.link.v1.UpItem
+	(*Down)(nil),        // 4: ringcast.link.v1.Down
+	(*DownItem)(nil),    // 5: ringcast.link.v1.DownItem
+	(*Hello)(nil),       // 6: ringcast.link.v1.Hello
+	(*Welcome)(nil),     // 7: ringcast.link.v1.Welcome
+	(*Refusal)(nil),     // 8: ringcast.link.v1.Refusal
+	(*Ping)(nil),        // 9: ringcast.link.v1.Ping
+	(*Ring)(nil),        // 10: ringcast.link.v1.Ring
+	(*RingServer)(nil),  // 11: ringcast.link.v1.RingServer
+	(*Subscribe)(nil),   // 12: ringcast.link.v1.Subscribe
+	(*Unsubscribe)(nil), // 13: ringcast.link.v1.Unsubscribe
+	(*Join)(nil),        // 14: ringcast.link.v1.Join
+	(*Leave)(nil),       // 15: ringcast.link.v1.Leave
+	(*Publish)(nil),     // 16: ringcast.link.v1.Publish
+	(*Reply)(nil),       // 17: ringcast.link.v1.Reply
+	(*Digest)(nil),      // 18: ringcast.link.v1.Digest
+	(*Sealed)(nil),      // 19: ringcast.link.v1.Sealed
+	(*Message)(nil),     // 20: ringcast.link.v1.Message
+	(*History)(nil),     // 21: ringcast.link.v1.History
+	(*Past)(nil),        // 22: ringcast.link.v1.Past
+	(*Wants)(nil),       // 23: ringcast.link.v1.Wants
+	(*Gives)(nil),       // 24: ringcast.link.v1.Gives
+	(*TopicState)(nil),  // 25: ringcast.link.v1.TopicState
+	(*PublishID)(nil),   // 26: ringcast.link.v1.PublishID
+	(*Revoke)(nil),      // 27: ringcast.link.v1.Revoke
 }
 var file_link_proto_depIdxs = []int32{
 	3,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -3263,55 +2459,44 @@ var file_link_proto_depIdxs = []int32{
 	9,  // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
 	10, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
 	21, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
-	36, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
-	24, // 11: ringcast.link.v1.UpItem.watch:type_name -> ringcast.link.v1.Watch
-	25, // 12: ringcast.link.v1.UpItem.unwatch:type_name -> ringcast.link.v1.Unwatch
-	26, // 13: ringcast.link.v1.UpItem.track:type_name -> ringcast.link.v1.Track
-	27, // 14: ringcast.link.v1.UpItem.untrack:type_name -> ringcast.link.v1.Untrack
-	29, // 15: ringcast.link.v1.UpItem.list:type_name -> ringcast.link.v1.List
-	5,  // 16: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	7,  // 17: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	8,  // 18: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	17, // 19: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	20, // 20: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	9,  // 21: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
-	10, // 22: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
-	18, // 23: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
-	19, // 24: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
-	22, // 25: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
-	36, // 26: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
-	28, // 27: ringcast.link.v1.DownItem.presence_diff:type_name -> ringcast.link.v1.PresenceDiff
-	30, // 28: ringcast.link.v1.DownItem.listing:type_name -> ringcast.link.v1.Listing
-	0,  // 29: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	11, // 30: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
-	1,  // 31: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	0,  // 32: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	1,  // 33: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	1,  // 34: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
-	1,  // 35: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
-	1,  // 36: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
-	1,  // 37: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	1,  // 38: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
-	0,  // 39: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
-	1,  // 40: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
-	23, // 41: ringcast.link.v1.Track.presence:type_name -> ringcast.link.v1.Presence
-	23, // 42: ringcast.link.v1.PresenceDiff.joins:type_name -> ringcast.link.v1.Presence
-	0,  // 43: ringcast.link.v1.Listing.code:type_name -> ringcast.link.v1.Code
-	31, // 44: ringcast.link.v1.Listing.gateways:type_name -> ringcast.link.v1.GatewaySubscribers
-	10, // 45: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	10, // 46: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	34, // 47: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	1,  // 48: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	35, // 49: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	2,  // 50: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	32, // 51: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	4,  // 52: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	33, // 53: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	52, // [52:54] is the sub-list for method output_type
-	50, // [50:52] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	27, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
+	5,  // 11: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	7,  // 12: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	8,  // 13: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	17, // 14: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	20, // 15: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	9,  // 16: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	10, // 17: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	18, // 18: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	19, // 19: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	22, // 20: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
+	27, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
+	0,  // 22: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	11, // 23: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	1,  // 24: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	0,  // 25: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	1,  // 26: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	1,  // 27: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	1,  // 28: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	1,  // 29: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	1,  // 30: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	1,  // 31: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
+	0,  // 32: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
+	1,  // 33: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
+	10, // 34: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	10, // 35: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	25, // 36: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	1,  // 37: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	26, // 38: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	2,  // 39: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	23, // 40: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	4,  // 41: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	24, // 42: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	41, // [41:43] is the sub-list for method output_type
+	39, // [39:41] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -3330,11 +2515,6 @@ func file_link_proto_init() {
 		(*UpItem_Ring)(nil),
 		(*UpItem_History)(nil),
 		(*UpItem_Revoke)(nil),
-		(*UpItem_Watch)(nil),
-		(*UpItem_Unwatch)(nil),
-		(*UpItem_Track)(nil),
-		(*UpItem_Untrack)(nil),
-		(*UpItem_List)(nil),
 	}
 	file_link_proto_msgTypes[4].OneofWrappers = []any{
 		(*DownItem_Welcome)(nil),
@@ -3347,10 +2527,8 @@ func file_link_proto_init() {
 		(*DownItem_Sealed)(nil),
 		(*DownItem_Past)(nil),
 		(*DownItem_Revoke)(nil),
-		(*DownItem_PresenceDiff)(nil),
-		(*DownItem_Listing)(nil),
 	}
-	file_link_proto_msgTypes[35].OneofWrappers = []any{
+	file_link_proto_msgTypes[26].OneofWrappers = []any{
 		(*Revoke_User)(nil),
 		(*Revoke_TokenId)(nil),
 		(*Revoke_Session)(nil),
@@ -3361,7 +2539,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

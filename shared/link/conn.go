@@ -1,6 +1,7 @@
 package link
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/nonblock"
 )
 
@@ -52,6 +54,12 @@ type conn struct {
 	reading attempt // owned by the caller of Read
 	intake  intake
 
+	// Set before anything is received.
+	tls     *tls.Conn   // over wire, nil in plain text
+	peer    *certs.Peer // what the peer has proved; nil in plain text
+	dialing bool        // this is the end that has dialed
+	spoken  bool        // the peer has sent something; owned by the caller of Read
+
 	// Owned by the caller of Receive.
 	served  bool // the accepting end has had its one stream
 	refused bool // the peer was answered with a Refusal
@@ -93,6 +101,14 @@ func newConn(nc net.Conn, cfg Config, closed func()) *conn {
 
 // Write takes all of p or fails. It never waits: bytes that the kernel does not take now are queued.
 func (c *conn) Write(p []byte) (int, error) {
+	if c.tls != nil {
+		return c.tls.Write(p)
+	}
+	return c.write(p)
+}
+
+// write is Write of what goes over the wire as it is.
+func (c *conn) write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {

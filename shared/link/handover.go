@@ -8,6 +8,7 @@ import (
 	"storj.io/drpc/drpcconn"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/certs"
 )
 
 // Handover is the giving end of a handover between two topic servers, on a connection of its own. One goroutine sends
@@ -30,6 +31,9 @@ func (h *Handover) Send(m *linkpb.Gives) error { return h.stream.Send(m) }
 // Backlog returns how many bytes wait for a peer that does not read. More than Config.MaxQueued end the handover.
 func (h *Handover) Backlog() int { return h.conn.backlog() }
 
+// Peer is whom the peer's certificate names, nil on a connection in plain text.
+func (h *Handover) Peer() *certs.Peer { return h.conn.peer }
+
 // Context ends with the handover.
 func (h *Handover) Context() context.Context { return h.stream.Context() }
 
@@ -47,7 +51,7 @@ type Taking struct {
 }
 
 // Take opens a handover to another topic server and sends the first message. The handover ends unless Greeted is called
-// within HelloTimeout, or when ctx is canceled. Take waits for the TCP connection only.
+// within HelloTimeout, or when ctx is canceled. Take waits for the connection and its TLS handshake only.
 func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*Taking, error) {
 	cfg = cfg.withDefaults()
 	dialer := net.Dialer{Timeout: cfg.HelloTimeout}
@@ -58,6 +62,10 @@ func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*T
 	ctx, cancel := context.WithCancel(ctx)
 	c := newConn(nc, cfg, cancel)
 	c.unproven.Store(maxMessage) // it lists topics; the peer is one of the ring
+	if err := c.secureDialed(ctx, cfg); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
 	dc := drpcconn.NewWithOptions(c, drpcconn.Options{Manager: managerOptions()})
 	stream, err := linkpb.NewDRPCLinksClient(dc).Handover(ctx)
 	if err == nil {

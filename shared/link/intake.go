@@ -118,14 +118,22 @@ func (c *conn) fill() error {
 	} else {
 		_ = c.SetReadDeadline(time.Now().Add(c.silence))
 	}
-	n, err := c.readSocket(room)
+	n, err := c.readPlain(room)
 	c.intake.to += n
 	if left > 0 {
 		c.unproven.Add(int64(-n)) // below zero it stays there, whatever is taken off
 	}
+	if n > 0 && !c.spoken {
+		c.spoken = true
+		if problem := c.foreign(room[:n]); problem != nil {
+			return problem
+		}
+	}
 	switch {
 	case n > 0 || err == nil:
 		return nil // an error comes again
+	case errors.Is(err, io.EOF) && c.dialing && !c.spoken:
+		return fmt.Errorf("link: peer closed the connection before it said anything; perhaps one end wants TLS and the other does not: %w", err)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("link: peer closed the connection: %w", err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -151,6 +159,14 @@ func (t *intake) room() []byte {
 		t.from, t.to = 0, copy(t.buf, old)
 	}
 	return t.buf[t.to:]
+}
+
+// readPlain reads what the peer has written, decrypted if it is not plain text.
+func (c *conn) readPlain(p []byte) (int, error) {
+	if c.tls != nil {
+		return c.tls.Read(p)
+	}
+	return c.readSocket(p)
 }
 
 // readSocket waits until there is something to read, and reads once.

@@ -29,6 +29,7 @@ import (
 	"storj.io/drpc/drpcwire"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/certs"
 )
 
 // Protocol is the version of the link protocol that this build speaks.
@@ -48,6 +49,12 @@ type Config struct {
 	Silence time.Duration
 	// HelloTimeout ends a lane that is not greeted for so long. Default 5 s.
 	HelloTimeout time.Duration
+	// Identity encrypts links, and proves to each end who the other one is. Nil means plain text, which only peers on the
+	// same host may use unless Insecure is set.
+	Identity *certs.Identity
+	Insecure bool
+	// Server is, for those who dial, the id that the peer's certificate must have.
+	Server string
 }
 
 func (c Config) withDefaults() Config {
@@ -65,9 +72,6 @@ func (c Config) withDefaults() Config {
 	}
 	return c
 }
-
-// SilenceAllowed returns for how long nothing was heard of a peer when its lane ends with ErrSilentPeer.
-func (c Config) SilenceAllowed() time.Duration { return c.withDefaults().Silence }
 
 // managerOptions leaves ManualFlush alone: a stream that both ends use at once deadlocks with it, since its MsgRecv
 // flushes first. Batches spare the same system calls.
@@ -92,7 +96,7 @@ type Lane struct {
 
 // Dial opens a lane to a topic server and sends the hello. The first item received is the server's Welcome or
 // Refusal; the lane ends unless Greeted is called within HelloTimeout. Canceling ctx ends the lane. Dial waits for
-// the TCP connection only. The caller calls Receive, or Close if it does not want to.
+// the connection and its TLS handshake only, within HelloTimeout each. The caller calls Receive, or Close if it does not want to.
 func Dial(ctx context.Context, addr string, cfg Config, hello *linkpb.Hello) (*Lane, error) {
 	cfg = cfg.withDefaults()
 	dialer := net.Dialer{Timeout: cfg.HelloTimeout}
@@ -106,6 +110,10 @@ func Dial(ctx context.Context, addr string, cfg Config, hello *linkpb.Hello) (*L
 func open(ctx context.Context, nc net.Conn, cfg Config, hello *linkpb.Hello) (*Lane, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	c := newConn(nc, cfg, cancel)
+	if err := c.secureDialed(ctx, cfg); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
 	dc := drpcconn.NewWithOptions(c, drpcconn.Options{Manager: managerOptions()})
 	rpc, err := linkpb.NewDRPCLinksClient(dc).Link(ctx)
 	if err != nil {
@@ -183,6 +191,9 @@ func (l *Lane) join() {
 
 // RemoteAddr is the peer's network address.
 func (l *Lane) RemoteAddr() string { return l.conn.RemoteAddr().String() }
+
+// Peer is whom the peer's certificate names, nil on a lane in plain text. At the accepting end only.
+func (l *Lane) Peer() *certs.Peer { return l.conn.peer }
 
 // inbound is the message that MsgRecv decodes into, and what takes the messages that pass it by: it handles each batch
 // where it was read, with no copy.

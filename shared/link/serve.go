@@ -119,11 +119,14 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 			s.logPanic(p)
 		}
 	}()
-	err := s.rpc.ServeOne(serving, c)
+	err := c.secureAccepted(serving, s.cfg.Config)
+	if err == nil {
+		err = s.rpc.ServeOne(serving, c)
+	}
 	if c.unproven.Load() < 0 || c.refused || ctx.Err() != nil {
 		return
 	}
-	if why := c.reason(); why != nil {
+	if why := c.reason(); why != nil && !errors.Is(err, errHandshake) {
 		err = why
 	}
 	s.refused.log(s.cfg.Log, "closed a connection that sent no hello",

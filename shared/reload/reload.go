@@ -23,6 +23,7 @@ const maxFile = 4 << 20
 type Files struct {
 	paths []string
 	used  [sha256.Size]byte // content that was loaded, or found to be bad
+	last  [sha256.Size]byte // content at the last look
 }
 
 // New notes the content that the files have now. Empty paths are left out.
@@ -34,6 +35,7 @@ func New(paths ...string) *Files {
 		}
 	}
 	f.used = f.digest()
+	f.last = f.used
 	return f
 }
 
@@ -48,20 +50,26 @@ func (f *Files) Run(ctx context.Context, every time.Duration, changed func()) {
 	}
 	look := time.NewTicker(every)
 	defer look.Stop()
-	last := f.used
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-look.C:
 		}
-		now := f.digest()
-		if now != f.used && now == last {
-			f.used = now
+		if f.Look() {
 			changed()
 		}
-		last = now
 	}
+}
+
+// Look is one look of Run, for those who have a ticker of their own: it reports whether there is new content to load.
+func (f *Files) Look() bool {
+	now := f.digest()
+	settled := now != f.used && now == f.last
+	if f.last = now; settled {
+		f.used = now
+	}
+	return settled
 }
 
 // digest hashes the content of all files. One that cannot be read has the content of its error's kind.

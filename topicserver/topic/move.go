@@ -100,7 +100,6 @@ func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicSta
 		tn.touch(sub.lane)
 		r.dropLocked(t, sub.lane, tn.Now())
 	}
-	t.abandonLocked()
 	r.removeLocked(s, t)
 	return state, false
 }
