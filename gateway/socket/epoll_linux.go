@@ -174,9 +174,9 @@ func (p *poller) remove(fd int) {
 func readFD(fd int, buf []byte) (int, error) {
 	n, err := nonblock.Read(fd, buf)
 	switch {
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		return 0, nil
-	case err != nil && err != io.EOF:
+	case err != nil && !errors.Is(err, io.EOF):
 		return 0, os.NewSyscallError("read", err)
 	}
 	return n, err
@@ -186,7 +186,7 @@ func readFD(fd int, buf []byte) (int, error) {
 func writeFD(fd int, buf []byte) (int, error) {
 	n, err := nonblock.Write(fd, buf)
 	switch {
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		return 0, nil
 	case err != nil:
 		return 0, os.NewSyscallError("write", err)

@@ -62,7 +62,7 @@ func (t *intake) next() (found bool, err error) {
 	rest, fr, whole, err := drpcwire.ParseFrame(have)
 	if err != nil {
 		t.pass, t.from = have, t.to // dRPC says what is wrong with it
-		return true, nil
+		return true, nil            //nolint:nilerr // found is what dRPC is to refuse
 	}
 	if !whole {
 		if len(have) > maxMessage+64 {

@@ -41,7 +41,7 @@ func TestReadGivesWhatIsThereThenEAGAINThenEOF(t *testing.T) {
 	if err := syscall.Close(b); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := Read(a, buf); n != 0 || err != io.EOF { //nolint:errorlint // documented as it is
+	if n, err := Read(a, buf); n != 0 || err != io.EOF {
 		t.Fatalf("Read behind the end = %d, %v; want io.EOF", n, err)
 	}
 }
