@@ -62,8 +62,16 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("client: %s %s: %s: %s", e.Event, e.Topic, what, e.Reason)
 }
 
-// Is makes a refusal whose reason is "unknown_outcome" match ErrUnknownOutcome.
+// Is makes a refusal whose reason is "unknown_outcome" match ErrUnknownOutcome, and those of names theirs.
 func (e *Error) Is(target error) bool {
+	switch target {
+	case ErrNameTaken:
+		return e.Topic == namesTopic && e.Reason == "name_taken"
+	case ErrNameRegistered:
+		return e.Topic == namesTopic && e.Reason == "already_registered"
+	case ErrNameNotFound:
+		return e.Topic == namesTopic && e.Reason == "not_registered"
+	}
 	return target == ErrUnknownOutcome && strings.ReplaceAll(e.Reason, "_", " ") == ErrUnknownOutcome.Error()
 }
 

@@ -96,6 +96,9 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.router.Stats().Overruns) })
 	counter("stray_total", "Messages received for topics that are not subscribed any more.",
 		func() float64 { return float64(g.router.Stats().Stray) })
+	gauge("names", "Exclusive names that sessions hold now.", func() float64 { return float64(g.router.Stats().Names) })
+	counter("names_lost_total", "Exclusive names that sessions have lost without releasing them.",
+		func() float64 { return float64(g.router.Stats().NamesLost) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
 	g.registerRouter(reg, gauge, counter)

@@ -26,7 +26,8 @@ type Config struct {
 	HistoryIDs      int           `env:"HISTORY_IDS" envDefault:"10000" help:"publish ids remembered per topic, for retries; 0 means none"`
 	DigestInterval  time.Duration `env:"DIGEST_INTERVAL" envDefault:"2s" help:"how often gateways are told the positions that have moved"`
 	Links           certs.Links
-	MaxLanes        int `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
+	NameGrace       time.Duration `env:"NAME_GRACE" envDefault:"6s" help:"how long an exclusive name is kept for a session whose gateway has lost its link; at least six times the gateways' HEARTBEAT"`
+	MaxLanes        int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
 }
 
 // Validate reports every problem at once, one line each.
@@ -48,6 +49,7 @@ func (c *Config) Validate() error {
 		daemon.CheckRange("HISTORY_TTL", c.HistoryTTL, time.Second, 24*time.Hour),
 		daemon.CheckRange("HISTORY_IDS", c.HistoryIDs, 0, 30_000),
 		daemon.CheckRange("DIGEST_INTERVAL", c.DigestInterval, 10*time.Millisecond, time.Hour),
+		daemon.CheckRange("NAME_GRACE", c.NameGrace, 100*time.Millisecond, 10*time.Minute),
 		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20))
 	return errors.Join(errs...)
 }
@@ -62,6 +64,7 @@ func (c Config) withDefaults() Config {
 		{&c.HandoverTimeout, 5 * time.Second},
 		{&c.HistoryTTL, 2 * time.Minute},
 		{&c.DigestInterval, 2 * time.Second},
+		{&c.NameGrace, 6 * time.Second},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value

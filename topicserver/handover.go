@@ -229,6 +229,9 @@ func (tk *take) finish(g *giver) {
 
 // giveUp makes topics wait for a giver no longer.
 func (tk *take) giveUp(g *giver) {
+	if g.before {
+		tk.s.topics.Doubt(time.Now().Add(tk.s.cfg.NameGrace)) // it may have had names
+	}
 	tk.mu.Lock()
 	g.settled = true
 	tk.s.moves.lost.Add(uint64(len(g.offers)))

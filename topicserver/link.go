@@ -103,7 +103,11 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		if err := l.publish.UnmarshalVTUnsafe(body); err != nil {
 			return err
 		}
-		if l.named(l.publish.Topic, l.publish.Ref) && l.valid(&l.publish) {
+		switch {
+		case !l.named(l.publish.Topic, l.publish.Ref) || !l.valid(&l.publish):
+		case l.publish.Name != nil:
+			topics.Name(&l.turn, l.lane, &l.publish)
+		default:
 			topics.Publish(&l.turn, l.lane, &l.publish)
 		}
 	case linkpb.KindHistory:
@@ -156,10 +160,12 @@ func (l *laneServer) greet(body []byte) error {
 	}
 	l.wire.Greeted()
 	l.lane = topic.NewLane(h.Gateway, &l.wire.Sender)
+	l.lane.Instance = h.Instance
 	l.key = laneKey{gateway: h.Gateway, instance: h.Instance, lane: h.Lane}
 	s.remember(l.key, &lane{wire: l.wire, subs: l.lane})
 	l.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{
 		Server: s.cfg.ID, Instance: s.instance, RingVersion: s.rings.Current().Version(), RingHash: s.rings.Current().Hash(),
+		NameGraceMs: uint32(s.cfg.NameGrace / time.Millisecond),
 	})
 	if h.RingVersion < s.rings.Current().Version() {
 		l.wire.Append(linkpb.KindDownRing, link.EncodeRing(s.rings.Current()))

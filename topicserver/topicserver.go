@@ -93,9 +93,11 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
 	s.topics = topic.NewRegistry(topic.Config{
-		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, Claim: s.claim, Log: s.log,
+		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, NameGrace: cfg.NameGrace, Claim: s.claim, Log: s.log,
 		FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
 	})
+	// Gateways whose link was lost before this process started have announced their names by then, or given them up.
+	s.topics.Doubt(time.Now().Add(cfg.NameGrace / 2))
 	s.take.begin(s.rings.Known())
 	s.register(d.Metrics)
 	d.ReadyWhen("links", s.Ready)
@@ -192,6 +194,8 @@ func (s *Server) housekeep(ctx context.Context) {
 	defer digest.Stop()
 	// A topic is not forgotten while its past may still be asked for.
 	idle := max(s.cfg.TopicIdle, s.cfg.HistoryTTL)
+	names := time.NewTicker(max(s.cfg.NameGrace/50, 10*time.Millisecond))
+	defer names.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -202,6 +206,8 @@ func (s *Server) housekeep(ctx context.Context) {
 			}
 			s.give.expire()
 			s.revoked.Sweep(time.Now())
+		case now := <-names.C:
+			s.topics.SettleNames(now)
 		case <-digest.C:
 			for _, l := range s.openLanes() {
 				l.subs.Digest()
@@ -236,6 +242,9 @@ func (s *Server) Ready() error {
 
 // Subscribers lists the subscribers of a topic, sorted by gateway and id.
 func (s *Server) Subscribers(name string) []topic.Subscriber { return s.topics.Subscribers(name) }
+
+// Names returns how many exclusive names of this server somebody holds.
+func (s *Server) Names() int64 { return s.topics.Names() }
 
 // Stats returns the server's counts.
 func (s *Server) Stats() topic.Stats { return s.topics.Stats() }

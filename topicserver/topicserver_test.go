@@ -189,7 +189,7 @@ func TestValidate(t *testing.T) {
 	}
 	bad := Config{
 		Addr: "7101", TopicIdle: time.Millisecond, MaxLanes: -1, HandoverTimeout: time.Hour, HistorySize: -1, HistoryBytes: 1,
-		HistoryTotal: 1, HistoryIDs: 1e6, HistoryTTL: 48 * time.Hour, DigestInterval: time.Millisecond,
+		HistoryTotal: 1, HistoryIDs: 1e6, HistoryTTL: 48 * time.Hour, DigestInterval: time.Millisecond, NameGrace: time.Hour,
 	}
 	bad.LogLevel = "loud"
 	err := bad.Validate()
@@ -209,6 +209,7 @@ func TestValidate(t *testing.T) {
 		`HISTORY_TTL="48h0m0s": want 1s to 24h0m0s`,
 		`HISTORY_IDS="1000000": want 0 to 30000`,
 		`DIGEST_INTERVAL="1ms": want 10ms to 1h0m0s`,
+		`NAME_GRACE="1h0m0s": want 100ms to 10m0s`,
 		`MAX_LANES="-1": want 1 to 1048576`,
 	}
 	if got := strings.Split(err.Error(), "\n"); strings.Join(got, "\n") != strings.Join(want, "\n") {

@@ -73,6 +73,18 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		in.lane.learn(&m)
+	case linkpb.KindNameMessage:
+		m := new(linkpb.NameMessage)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.nameMessage(m)
+	case linkpb.KindNameLost:
+		var m linkpb.NameLost
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.nameLost(&linkpb.NameMessage{Topic: m.Topic, Claim: m.Claim})
 	case linkpb.KindDownPing:
 		in.sweepMoves()
 	case linkpb.KindDownRevoke:

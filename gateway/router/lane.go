@@ -47,6 +47,8 @@ type lane struct {
 	addr    string             // of the server, by the ring
 	wire    *link.Lane         // nil unless live
 	since   time.Time          // when the lane was lost, or made
+	hold    time.Duration      // how long names outlive the lane, as its server has said last
+	unnamed bool               // they were given up since the lane was lost
 	lastRef uint64             // never starts anew: a ref names one request of the lane's whole life
 	pending map[uint64]pending // requests that wait for their Reply
 	flights int                // publishes among them,
@@ -62,6 +64,9 @@ type pending struct {
 	sent    bool // over a connection of its own or an earlier one: it may have been appended
 }
 
+// defaultHold is how long names outlive a lane whose server has not been spoken to yet.
+const defaultHold = 3 * time.Second
+
 const (
 	redialMin = 50 * time.Millisecond
 	redialMax = 2 * time.Second
@@ -74,6 +79,7 @@ func newLane(r *Router, server ring.Server, index uint32) *lane {
 		kick:    make(chan struct{}, 1),
 		pending: make(map[uint64]pending),
 		since:   time.Now(),
+		hold:    defaultHold,
 	}
 	l.in.init(l)
 	return l
@@ -196,6 +202,7 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 		return false
 	}
 	l.wire = wire
+	l.hold, l.unnamed = time.Duration(welcome.NameGraceMs)*time.Millisecond/2, false
 	// A ring that comes after this look is told by ringChanged, which finds the lane live.
 	if rg := l.r.rings.Current(); rg.Version() > welcome.RingVersion {
 		wire.Append(linkpb.KindUpRing, link.EncodeRing(rg))

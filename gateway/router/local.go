@@ -27,6 +27,7 @@ type Local struct {
 	joins   map[string]*waiting // for the owner, by topic
 	touched []*lane             // have items appended since the last flush
 	staged  int                 // bytes of publishes appended since the last flush
+	names   map[uint64]*Name    // by claim; nil until there is one
 	nextID  uint64
 	gone    departures
 
@@ -165,6 +166,7 @@ func (l *Local) Publish(p *linkpb.Publish, done func(Outcome)) {
 	r := &own.req
 	r.Topic, r.Event, r.Payload, r.Binary = p.Topic, p.Event, slices.Clone(p.Payload), p.Binary
 	r.IdHigh, r.IdLow = p.IdHigh, p.IdLow
+	r.Name = p.Name
 	lane, code := l.r.publish(own)
 	if code != linkpb.Code_OK {
 		own.ended(refusal(code))
@@ -302,6 +304,7 @@ func (l *Local) announce(lane *lane) {
 		}
 	})
 	l.touch(lane)
+	l.announceNames(func(topic string) bool { return l.r.route(topic) == lane })
 }
 
 // announceTopic tells a topic's new owner who its subscribers on this loop are.
@@ -320,6 +323,8 @@ const (
 	eventSubscribed
 	eventEnd
 	eventAnnounce
+	eventName
+	eventNameLost
 )
 
 // event is one thing that came down a lane for a loop.
@@ -334,11 +339,17 @@ type event struct {
 	serial uint64
 	from   *hub.Position
 	past   []*hub.Message
+
+	name *linkpb.NameMessage // of eventName and eventNameLost
 }
 
 // size is what the event counts in a loop's backlog: about the memory that it keeps.
 func (e *event) size() int64 {
-	if e.kind != eventMessage {
+	switch e.kind {
+	case eventMessage:
+	case eventName:
+		return int64(len(e.name.Payload)) + 256
+	default:
 		return 0
 	}
 	return int64(len(e.message.Payload)) + 256
@@ -423,6 +434,10 @@ func (l *Local) handle(events []event) {
 			l.end(e.sub.name, e.outcome)
 		case eventAnnounce:
 			l.announceTopic(e.sub.name)
+		case eventName:
+			l.nameMessage(e.name)
+		case eventNameLost:
+			l.nameLost(e.name.Claim)
 		}
 	}
 	l.r.stats.deliveries.Add(uint64(deliveries))

@@ -10,7 +10,7 @@ import (
 const sampleEvery = 16
 
 // maxCode bounds the codes that are counted each on its own; those above, of a later protocol, are counted as the last.
-const maxCode = 32
+const maxCode = 128
 
 func codeIndex(code linkpb.Code) int { return min(max(int(code), 0), maxCode-1) }
 

@@ -138,6 +138,8 @@ type counters struct {
 	stray      atomic.Uint64
 	unfit      atomic.Uint64
 	lanesLost  atomic.Uint64
+	names      atomic.Int64 // held now
+	namesLost  atomic.Uint64
 
 	publishEnds [maxCode]atomic.Uint64 // publishes that have ended, by code
 	joinEnds    [maxCode]atomic.Uint64 // joins that were answered, by code
@@ -256,6 +258,11 @@ func (r *Router) ringChanged(old, next *ring.Ring) {
 	for l := range touched {
 		l.flush()
 	}
+	for _, l := range r.locals {
+		l.loop.Post(func() {
+			l.announceNames(func(topic string) bool { return old.Owner(topic).ID != next.Owner(topic).ID })
+		})
+	}
 }
 
 // Revoke tells a revocation to every topic server that there is a link to. Config.Revocations must list it by now, so that the
@@ -315,6 +322,8 @@ type Stats struct {
 	Stray      uint64 // messages received that no subscription waits for
 	Unfit      uint64 // binary messages not handed to channels whose protocol has no place for them
 	LanesLost  uint64 // connections to topic servers that had been greeted and ended
+	NamesLost  uint64 // exclusive names that sessions have lost without releasing them
+	Names      int    // exclusive names that sessions hold, now
 	LanesUp    int    // now
 	Channels   int    // in hubs, now
 	Moving     int    // subscriptions on their way to another owner, now
@@ -333,6 +342,8 @@ func (r *Router) Stats() Stats {
 		Overruns:   r.stats.overruns.Load(),
 		Stray:      r.stats.stray.Load(),
 		Unfit:      r.stats.unfit.Load(),
+		NamesLost:  r.stats.namesLost.Load(),
+		Names:      int(r.stats.names.Load()),
 		LanesLost:  r.stats.lanesLost.Load(),
 		Moving:     int(r.moving.Load()),
 	}
@@ -382,6 +393,9 @@ func (r *Router) housekeep(ctx context.Context) {
 			}
 			for _, l := range r.everyLane() {
 				l.expire(now)
+				if l.namesOverdue(now) {
+					r.giveUpNames(l)
+				}
 				if ping {
 					l.tell(linkpb.KindUpPing, &linkpb.Ping{})
 					l.flush()

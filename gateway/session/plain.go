@@ -37,7 +37,7 @@ type plain struct {
 func (ss *Sessions) OpenPlain(conn *socket.Conn, opts PlainOptions, id *auth.Identity) *Session {
 	s := ss.Open(conn, codec.Plain, id)
 	p := &plain{Session: s, publishes: opts.Publish, event: opts.Event}
-	s.plain = p
+	s.extras().plain = p
 	conn.KeepAlive() // it may have nothing to say
 	for _, topic := range opts.Topics {
 		p.join(topic)

@@ -95,8 +95,7 @@ type Session struct {
 	closed   bool
 	channels []*channel // few: a scan beats a map, in memory by far
 	guard    *guard     // nil where clients need no tokens
-	west     *west      // nil but for WEST's clients
-	plain    *plain     // nil but for plain clients
+	more     *more      // nil for most
 }
 
 // channel is a session's membership of a topic, joined or on its way there.
@@ -114,17 +113,20 @@ type joining struct {
 
 // Message handles one client frame.
 func (s *Session) Message(conn *socket.Conn, op socket.Opcode, data []byte) {
-	if s.west != nil {
-		s.west.message(op, data)
+	if m := s.more; m != nil && m.west != nil {
+		m.west.message(op, data)
 		return
-	}
-	if s.plain != nil {
-		s.plain.message(op, data)
+	} else if m != nil && m.plain != nil {
+		m.plain.message(op, data)
 		return
 	}
 	f, err := codec.ForKind(s.codec).Decode(data, op == socket.OpBinary)
 	if err != nil {
 		conn.Close(closeBadFrame, err.Error())
+		return
+	}
+	if string(f.Topic) == namesTopic {
+		s.namesFrame(&f)
 		return
 	}
 	switch string(f.Event) {
@@ -153,8 +155,9 @@ func (s *Session) Closed(*socket.Conn, error) {
 	}
 	s.channels = nil
 	s.unprotect()
-	if s.west != nil && s.west.timer != nil {
-		s.west.timer.Stop()
+	s.releaseNames()
+	if s.more != nil && s.more.west != nil {
+		s.more.west.stop()
 	}
 }
 
@@ -395,8 +398,8 @@ func (s *Session) ended(hc *hub.Channel) {
 	for _, c := range s.channels {
 		if &c.Channel == hc {
 			s.remove(c)
-			if s.west != nil {
-				s.west.lost(c)
+			if s.more != nil && s.more.west != nil {
+				s.more.west.lost(c)
 				return
 			}
 			s.control(c, "phx_error")
@@ -432,8 +435,8 @@ func (s *Session) refuseOutcome(joinRef, ref codec.Ref, topic string, o router.O
 
 // control sends phx_close or phx_error for a channel.
 func (s *Session) control(c *channel, event string) {
-	if s.plain != nil {
-		s.plain.lost(c)
+	if s.more != nil && s.more.plain != nil {
+		s.more.plain.lost(c)
 		return
 	}
 	ss := s.ss

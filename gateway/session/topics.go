@@ -112,7 +112,9 @@ func (t *Topics) Check(topic string) error {
 }
 
 // reserved reports whether a topic is the protocol's or the service's own.
-func reserved(topic string) bool { return topic == "phoenix" || strings.HasPrefix(topic, "reg:") }
+func reserved(topic string) bool {
+	return topic == "phoenix" || topic == namesTopic || strings.HasPrefix(topic, "reg:")
+}
 
 func wellFormed(s string) bool {
 	for i := range len(s) {

@@ -49,7 +49,7 @@ type west struct {
 func (ss *Sessions) OpenWest(conn *socket.Conn, kind codec.Kind, opts WestOptions, id *auth.Identity) *Session {
 	s := ss.Open(conn, kind, id)
 	w := &west{Session: s, opts: opts}
-	s.west = w
+	s.extras().west = w
 	if opts.Key == "" {
 		w.refused(codec.WestBadRequest)
 		conn.Close(closeBadFrame, "no user name: want /websocket/FORMAT/NAME")
@@ -89,6 +89,8 @@ func (w *west) message(op socket.Opcode, data []byte) {
 	switch string(f.Event) {
 	case "ping":
 		w.reply(f.Ref, "", codec.WestPong)
+	case "register", "unregister", "send":
+		w.name(&f)
 	case "subscribe":
 		w.subscribe(&f)
 	case "unsubscribe":
@@ -103,6 +105,56 @@ func (w *west) message(op socket.Opcode, data []byte) {
 		w.reply(f.Ref, string(f.Topic), "action_not_allowed")
 	default:
 		w.reply(f.Ref, string(f.Topic), "action_not_allowed")
+	}
+}
+
+// stop ends what a closed session would go on with.
+func (w *west) stop() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+}
+
+// name handles the commands about exclusive names.
+func (w *west) name(f *codec.Frame) {
+	id, channel := bytes.Clone(f.Ref), string(f.Topic)
+	var succeeded, failed string
+	done := func(reason, _ string) {
+		event := failed
+		switch {
+		case w.closed:
+			return
+		case reason == "":
+			event = succeeded
+		case reason == nameTaken:
+			event = "registration_denied"
+		case reason == nameRegistered:
+			event = "registration_already_exist"
+		case reason == nameNotFound:
+			event = "registration_not_found"
+		case reason == "busy" || reason == "unavailable" || reason == "internal" || reason == "unknown_outcome":
+			event = "internal_error"
+		}
+		w.reply(id, channel, event)
+	}
+	switch string(f.Event) {
+	case "register":
+		succeeded, failed = "registration_succeeded", "registration_failed"
+		w.register(channel, done)
+	case "unregister":
+		succeeded, failed = "unregistration_succeeded", "unregistration_failed"
+		if f.Topic == nil {
+			done(failed, "")
+			return
+		}
+		w.unregister(channel, done)
+	case "send":
+		succeeded, failed = "sending_succeeded", "sending_failed"
+		if f.Payload == nil {
+			done(failed, "")
+			return
+		}
+		w.sendTo(channel, codec.WestMessage, codec.AppendWestPayload(nil, "name", channel, w.opts.Key, string(id), f.Payload), done)
 	}
 }
 
@@ -220,12 +272,6 @@ func (w *west) answer(id codec.Ref, topic string, o router.Outcome, succeeded, f
 		event = failed
 	}
 	w.reply(id, topic[len(westTopic):], event)
-}
-
-// allowed reports whether the client has a right on a topic. Its token is that of its handshake; WEST has no other.
-func (w *west) allowed(topic string, right auth.Right) bool {
-	g := w.guard
-	return g == nil || g.id != nil && g.id.May(topic)&right != 0
 }
 
 // lost tells the client that messages of a channel were lost, and subscribes it again: a WEST client does not know that it

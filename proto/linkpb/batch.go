@@ -38,7 +38,9 @@ const (
 	KindSealed   Kind = 8
 	KindPast     Kind = 60
 
-	KindDownRevoke Kind = 90
+	KindDownRevoke  Kind = 90
+	KindNameMessage Kind = 110
+	KindNameLost    Kind = 111
 )
 
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.

@@ -46,24 +46,28 @@ const (
 	// Not definite: what was asked may have happened.
 	Code_UNKNOWN_OUTCOME Code = 10
 	// Definite again.
-	Code_ID_REUSED Code = 11 // the publish id is in the topic's window, with other content
+	Code_ID_REUSED      Code = 11  // the publish id is in the topic's window, with other content
+	Code_NAME_TAKEN     Code = 110 // another session holds the exclusive name
+	Code_NAME_NOT_FOUND Code = 111 // nobody holds it
 )
 
 // Enum value maps for Code.
 var (
 	Code_name = map[int32]string{
-		0:  "OK",
-		1:  "NOT_OWNER",
-		2:  "OVERLOADED",
-		3:  "UNAVAILABLE",
-		4:  "TOO_LARGE",
-		5:  "INVALID",
-		6:  "SHUTTING_DOWN",
-		7:  "WRONG_PROTOCOL",
-		8:  "RING_CONFLICT",
-		9:  "INTERNAL",
-		10: "UNKNOWN_OUTCOME",
-		11: "ID_REUSED",
+		0:   "OK",
+		1:   "NOT_OWNER",
+		2:   "OVERLOADED",
+		3:   "UNAVAILABLE",
+		4:   "TOO_LARGE",
+		5:   "INVALID",
+		6:   "SHUTTING_DOWN",
+		7:   "WRONG_PROTOCOL",
+		8:   "RING_CONFLICT",
+		9:   "INTERNAL",
+		10:  "UNKNOWN_OUTCOME",
+		11:  "ID_REUSED",
+		110: "NAME_TAKEN",
+		111: "NAME_NOT_FOUND",
 	}
 	Code_value = map[string]int32{
 		"OK":              0,
@@ -78,6 +82,8 @@ var (
 		"INTERNAL":        9,
 		"UNKNOWN_OUTCOME": 10,
 		"ID_REUSED":       11,
+		"NAME_TAKEN":      110,
+		"NAME_NOT_FOUND":  111,
 	}
 )
 
@@ -106,6 +112,59 @@ func (x Code) Number() protoreflect.EnumNumber {
 // Deprecated: Use Code.Descriptor instead.
 func (Code) EnumDescriptor() ([]byte, []int) {
 	return file_link_proto_rawDescGZIP(), []int{0}
+}
+
+// NameOp is what is asked about an exclusive name.
+type NameOp int32
+
+const (
+	NameOp_NAME_REGISTER NameOp = 0 // give it to the claim if nobody has it
+	NameOp_NAME_ANNOUNCE NameOp = 1 // the claim has it already, as far as its gateway knows
+	NameOp_NAME_RELEASE  NameOp = 2 // the claim does not want it any more
+	NameOp_NAME_SEND     NameOp = 3 // hand event and payload to whoever has it
+)
+
+// Enum value maps for NameOp.
+var (
+	NameOp_name = map[int32]string{
+		0: "NAME_REGISTER",
+		1: "NAME_ANNOUNCE",
+		2: "NAME_RELEASE",
+		3: "NAME_SEND",
+	}
+	NameOp_value = map[string]int32{
+		"NAME_REGISTER": 0,
+		"NAME_ANNOUNCE": 1,
+		"NAME_RELEASE":  2,
+		"NAME_SEND":     3,
+	}
+)
+
+func (x NameOp) Enum() *NameOp {
+	p := new(NameOp)
+	*p = x
+	return p
+}
+
+func (x NameOp) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NameOp) Descriptor() protoreflect.EnumDescriptor {
+	return file_link_proto_enumTypes[1].Descriptor()
+}
+
+func (NameOp) Type() protoreflect.EnumType {
+	return &file_link_proto_enumTypes[1]
+}
+
+func (x NameOp) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NameOp.Descriptor instead.
+func (NameOp) EnumDescriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{1}
 }
 
 // Position is a place in a topic's order. Offsets start at 1 and have no holes within an epoch; a topic gets a new
@@ -476,6 +535,8 @@ type DownItem struct {
 	//	*DownItem_Sealed
 	//	*DownItem_Past
 	//	*DownItem_Revoke
+	//	*DownItem_NameMessage
+	//	*DownItem_NameLost
 	Item          isDownItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -608,6 +669,24 @@ func (x *DownItem) GetRevoke() *Revoke {
 	return nil
 }
 
+func (x *DownItem) GetNameMessage() *NameMessage {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_NameMessage); ok {
+			return x.NameMessage
+		}
+	}
+	return nil
+}
+
+func (x *DownItem) GetNameLost() *NameLost {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_NameLost); ok {
+			return x.NameLost
+		}
+	}
+	return nil
+}
+
 type isDownItem_Item interface {
 	isDownItem_Item()
 }
@@ -652,6 +731,14 @@ type DownItem_Revoke struct {
 	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
 }
 
+type DownItem_NameMessage struct {
+	NameMessage *NameMessage `protobuf:"bytes,110,opt,name=name_message,json=nameMessage,proto3,oneof"`
+}
+
+type DownItem_NameLost struct {
+	NameLost *NameLost `protobuf:"bytes,111,opt,name=name_lost,json=nameLost,proto3,oneof"`
+}
+
 func (*DownItem_Welcome) isDownItem_Item() {}
 
 func (*DownItem_Refusal) isDownItem_Item() {}
@@ -671,6 +758,10 @@ func (*DownItem_Sealed) isDownItem_Item() {}
 func (*DownItem_Past) isDownItem_Item() {}
 
 func (*DownItem_Revoke) isDownItem_Item() {}
+
+func (*DownItem_NameMessage) isDownItem_Item() {}
+
+func (*DownItem_NameLost) isDownItem_Item() {}
 
 // Hello opens a lane.
 type Hello struct {
@@ -772,6 +863,7 @@ type Welcome struct {
 	Instance      uint64                 `protobuf:"fixed64,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	RingVersion   uint64                 `protobuf:"varint,3,opt,name=ring_version,json=ringVersion,proto3" json:"ring_version,omitempty"`
 	RingHash      uint64                 `protobuf:"fixed64,4,opt,name=ring_hash,json=ringHash,proto3" json:"ring_hash,omitempty"`
+	NameGraceMs   uint32                 `protobuf:"varint,110,opt,name=name_grace_ms,json=nameGraceMs,proto3" json:"name_grace_ms,omitempty"` // how long a name is kept for a gateway without a link
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -830,6 +922,13 @@ func (x *Welcome) GetRingVersion() uint64 {
 func (x *Welcome) GetRingHash() uint64 {
 	if x != nil {
 		return x.RingHash
+	}
+	return 0
+}
+
+func (x *Welcome) GetNameGraceMs() uint32 {
+	if x != nil {
+		return x.NameGraceMs
 	}
 	return 0
 }
@@ -1266,8 +1365,11 @@ type Publish struct {
 	Binary  bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
 	// The publish id. The owner keeps a window of ids per topic; a publish whose id is in it is answered with the
 	// position that it has already, and not appended again. Zero in both means no id.
-	IdHigh        uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
-	IdLow         uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
+	IdHigh uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
+	IdLow  uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
+	// Makes it a request about the exclusive name that the topic, reg:NAME, stands for. Nothing is appended; the Reply has
+	// no position.
+	Name          *NameCall `protobuf:"bytes,110,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1349,6 +1451,13 @@ func (x *Publish) GetIdLow() uint64 {
 		return x.IdLow
 	}
 	return 0
+}
+
+func (x *Publish) GetName() *NameCall {
+	if x != nil {
+		return x.Name
+	}
+	return nil
 }
 
 // Reply ends a Subscribe or a Publish.
@@ -1955,6 +2064,7 @@ type TopicState struct {
 	Ids           []*PublishID           `protobuf:"bytes,4,rep,name=ids,proto3" json:"ids,omitempty"`                        // oldest first
 	Absent        bool                   `protobuf:"varint,5,opt,name=absent,proto3" json:"absent,omitempty"`                 // the server has no such topic
 	MovedTo       string                 `protobuf:"bytes,6,opt,name=moved_to,json=movedTo,proto3" json:"moved_to,omitempty"` // with absent: the giver's own id if it waits for the topic itself and has it later
+	Name          *NameHolder            `protobuf:"bytes,110,opt,name=name,proto3" json:"name,omitempty"`                    // who holds the exclusive name that the topic stands for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2029,6 +2139,13 @@ func (x *TopicState) GetMovedTo() string {
 		return x.MovedTo
 	}
 	return ""
+}
+
+func (x *TopicState) GetName() *NameHolder {
+	if x != nil {
+		return x.Name
+	}
+	return nil
 }
 
 // PublishID is one entry of a topic's id window.
@@ -2233,6 +2350,258 @@ func (*Revoke_TokenId) isRevoke_Target() {}
 
 func (*Revoke_Session) isRevoke_Target() {}
 
+// NameCall is the part of a Publish that concerns an exclusive name. Asking again for the same claim changes nothing.
+type NameCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Op            NameOp                 `protobuf:"varint,1,opt,name=op,proto3,enum=ringcast.link.v1.NameOp" json:"op,omitempty"`
+	Claim         uint64                 `protobuf:"fixed64,2,opt,name=claim,proto3" json:"claim,omitempty"`                // one session's claim to one name, unique within the gateway's instance; not of NAME_SEND
+	HeldMs        uint64                 `protobuf:"varint,3,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"` // NAME_ANNOUNCE: for how long it has had the name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameCall) Reset() {
+	*x = NameCall{}
+	mi := &file_link_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameCall) ProtoMessage() {}
+
+func (x *NameCall) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameCall.ProtoReflect.Descriptor instead.
+func (*NameCall) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *NameCall) GetOp() NameOp {
+	if x != nil {
+		return x.Op
+	}
+	return NameOp_NAME_REGISTER
+}
+
+func (x *NameCall) GetClaim() uint64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *NameCall) GetHeldMs() uint64 {
+	if x != nil {
+		return x.HeldMs
+	}
+	return 0
+}
+
+// NameMessage is a message for the holder of a name.
+type NameMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Claim         uint64                 `protobuf:"fixed64,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	Event         string                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameMessage) Reset() {
+	*x = NameMessage{}
+	mi := &file_link_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameMessage) ProtoMessage() {}
+
+func (x *NameMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameMessage.ProtoReflect.Descriptor instead.
+func (*NameMessage) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *NameMessage) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *NameMessage) GetClaim() uint64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *NameMessage) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *NameMessage) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+// NameLost tells a gateway that a claim's name is another's now.
+type NameLost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Claim         uint64                 `protobuf:"fixed64,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameLost) Reset() {
+	*x = NameLost{}
+	mi := &file_link_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameLost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameLost) ProtoMessage() {}
+
+func (x *NameLost) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameLost.ProtoReflect.Descriptor instead.
+func (*NameLost) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *NameLost) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *NameLost) GetClaim() uint64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+// NameHolder is who holds a name.
+type NameHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Instance      uint64                 `protobuf:"fixed64,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Claim         uint64                 `protobuf:"fixed64,3,opt,name=claim,proto3" json:"claim,omitempty"`
+	HeldMs        uint64                 `protobuf:"varint,4,opt,name=held_ms,json=heldMs,proto3" json:"held_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameHolder) Reset() {
+	*x = NameHolder{}
+	mi := &file_link_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameHolder) ProtoMessage() {}
+
+func (x *NameHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameHolder.ProtoReflect.Descriptor instead.
+func (*NameHolder) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NameHolder) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *NameHolder) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+func (x *NameHolder) GetClaim() uint64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *NameHolder) GetHeldMs() uint64 {
+	if x != nil {
+		return x.HeldMs
+	}
+	return 0
+}
+
 var File_link_proto protoreflect.FileDescriptor
 
 const file_link_proto_rawDesc = "" +
@@ -2257,7 +2626,7 @@ const file_link_proto_rawDesc = "" +
 	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8e\x04\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8d\x05\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
@@ -2268,7 +2637,9 @@ const file_link_proto_rawDesc = "" +
 	"\x06digest\x18\a \x01(\v2\x18.ringcast.link.v1.DigestH\x00R\x06digest\x122\n" +
 	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealed\x12,\n" +
 	"\x04past\x18< \x01(\v2\x16.ringcast.link.v1.PastH\x00R\x04past\x122\n" +
-	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revoke\x12B\n" +
+	"\fname_message\x18n \x01(\v2\x1d.ringcast.link.v1.NameMessageH\x00R\vnameMessage\x129\n" +
+	"\tname_lost\x18o \x01(\v2\x1a.ringcast.link.v1.NameLostH\x00R\bnameLostB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -2277,12 +2648,13 @@ const file_link_proto_rawDesc = "" +
 	"\x04lane\x18\x04 \x01(\rR\x04lane\x12\x14\n" +
 	"\x05lanes\x18\x05 \x01(\rR\x05lanes\x12!\n" +
 	"\fring_version\x18\x06 \x01(\x04R\vringVersion\x12\x1b\n" +
-	"\tring_hash\x18\a \x01(\x06R\bringHash\"}\n" +
+	"\tring_hash\x18\a \x01(\x06R\bringHash\"\xa1\x01\n" +
 	"\aWelcome\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x06R\binstance\x12!\n" +
 	"\fring_version\x18\x03 \x01(\x04R\vringVersion\x12\x1b\n" +
-	"\tring_hash\x18\x04 \x01(\x06R\bringHash\"M\n" +
+	"\tring_hash\x18\x04 \x01(\x06R\bringHash\x12\"\n" +
+	"\rname_grace_ms\x18n \x01(\rR\vnameGraceMs\"M\n" +
 	"\aRefusal\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x06\n" +
@@ -2310,7 +2682,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x02 \x01(\x06R\n" +
-	"subscriber\"\xa9\x01\n" +
+	"subscriber\"\xd9\x01\n" +
 	"\aPublish\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
@@ -2318,7 +2690,8 @@ const file_link_proto_rawDesc = "" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
 	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x17\n" +
 	"\aid_high\x18\x06 \x01(\x06R\x06idHigh\x12\x15\n" +
-	"\x06id_low\x18\a \x01(\x06R\x05idLow\"\xe1\x01\n" +
+	"\x06id_low\x18\a \x01(\x06R\x05idLow\x12.\n" +
+	"\x04name\x18n \x01(\v2\x1a.ringcast.link.v1.NameCallR\x04name\"\xe1\x01\n" +
 	"\x05Reply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
@@ -2362,7 +2735,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05rings\x18\x01 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x16\n" +
 	"\x06offers\x18\x02 \x03(\tR\x06offers\x12\x18\n" +
 	"\aoffered\x18\x03 \x01(\bR\aoffered\x122\n" +
-	"\x05state\x18\x04 \x01(\v2\x1c.ringcast.link.v1.TopicStateR\x05state\"\xd6\x01\n" +
+	"\x05state\x18\x04 \x01(\v2\x1c.ringcast.link.v1.TopicStateR\x05state\"\x88\x02\n" +
 	"\n" +
 	"TopicState\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
@@ -2370,7 +2743,8 @@ const file_link_proto_rawDesc = "" +
 	"\ahistory\x18\x03 \x03(\fR\ahistory\x12-\n" +
 	"\x03ids\x18\x04 \x03(\v2\x1b.ringcast.link.v1.PublishIDR\x03ids\x12\x16\n" +
 	"\x06absent\x18\x05 \x01(\bR\x06absent\x12\x19\n" +
-	"\bmoved_to\x18\x06 \x01(\tR\amovedTo\"c\n" +
+	"\bmoved_to\x18\x06 \x01(\tR\amovedTo\x120\n" +
+	"\x04name\x18n \x01(\v2\x1c.ringcast.link.v1.NameHolderR\x04name\"c\n" +
 	"\tPublishID\x12\x12\n" +
 	"\x04high\x18\x01 \x01(\x06R\x04high\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\x06R\x03low\x12\x18\n" +
@@ -2384,7 +2758,25 @@ const file_link_proto_rawDesc = "" +
 	"\x04user\x18\x05 \x01(\tH\x00R\x04user\x12\x1b\n" +
 	"\btoken_id\x18\x06 \x01(\tH\x00R\atokenId\x12\x1a\n" +
 	"\asession\x18\a \x01(\tH\x00R\asessionB\b\n" +
-	"\x06target*\xc6\x01\n" +
+	"\x06target\"c\n" +
+	"\bNameCall\x12(\n" +
+	"\x02op\x18\x01 \x01(\x0e2\x18.ringcast.link.v1.NameOpR\x02op\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x06R\x05claim\x12\x17\n" +
+	"\aheld_ms\x18\x03 \x01(\x04R\x06heldMs\"i\n" +
+	"\vNameMessage\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x06R\x05claim\x12\x14\n" +
+	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
+	"\apayload\x18\x04 \x01(\fR\apayload\"6\n" +
+	"\bNameLost\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x06R\x05claim\"q\n" +
+	"\n" +
+	"NameHolder\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\x06R\binstance\x12\x14\n" +
+	"\x05claim\x18\x03 \x01(\x06R\x05claim\x12\x17\n" +
+	"\aheld_ms\x18\x04 \x01(\x04R\x06heldMs*\xea\x01\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -2399,7 +2791,15 @@ const file_link_proto_rawDesc = "" +
 	"\bINTERNAL\x10\t\x12\x13\n" +
 	"\x0fUNKNOWN_OUTCOME\x10\n" +
 	"\x12\r\n" +
-	"\tID_REUSED\x10\v2\x83\x01\n" +
+	"\tID_REUSED\x10\v\x12\x0e\n" +
+	"\n" +
+	"NAME_TAKEN\x10n\x12\x12\n" +
+	"\x0eNAME_NOT_FOUND\x10o*O\n" +
+	"\x06NameOp\x12\x11\n" +
+	"\rNAME_REGISTER\x10\x00\x12\x11\n" +
+	"\rNAME_ANNOUNCE\x10\x01\x12\x10\n" +
+	"\fNAME_RELEASE\x10\x02\x12\r\n" +
+	"\tNAME_SEND\x10\x032\x83\x01\n" +
 	"\x05Links\x128\n" +
 	"\x04Link\x12\x14.ringcast.link.v1.Up\x1a\x16.ringcast.link.v1.Down(\x010\x01\x12@\n" +
 	"\bHandover\x12\x17.ringcast.link.v1.Wants\x1a\x17.ringcast.link.v1.Gives(\x010\x01B+Z)github.com/ringcast/ringcast/proto/linkpbb\x06proto3"
@@ -2416,87 +2816,97 @@ func file_link_proto_rawDescGZIP() []byte {
 	return file_link_proto_rawDescData
 }
 
-var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_link_proto_goTypes = []any{
 	(Code)(0),           // 0: ringcast.link.v1.Code
-	(*Position)(nil),    // 1: ringcast.link.v1.Position
-	(*Up)(nil),          // 2: ringcast.link.v1.Up
-	(*UpItem)(nil),      // 3: ringcast.link.v1.UpItem
-	(*Down)(nil),        // 4: ringcast.link.v1.Down
-	(*DownItem)(nil),    // 5: ringcast.link.v1.DownItem
-	(*Hello)(nil),       // 6: ringcast.link.v1.Hello
-	(*Welcome)(nil),     // 7: ringcast.link.v1.Welcome
-	(*Refusal)(nil),     // 8: ringcast.link.v1.Refusal
-	(*Ping)(nil),        // 9: ringcast.link.v1.Ping
-	(*Ring)(nil),        // 10: ringcast.link.v1.Ring
-	(*RingServer)(nil),  // 11: ringcast.link.v1.RingServer
-	(*Subscribe)(nil),   // 12: ringcast.link.v1.Subscribe
-	(*Unsubscribe)(nil), // 13: ringcast.link.v1.Unsubscribe
-	(*Join)(nil),        // 14: ringcast.link.v1.Join
-	(*Leave)(nil),       // 15: ringcast.link.v1.Leave
-	(*Publish)(nil),     // 16: ringcast.link.v1.Publish
-	(*Reply)(nil),       // 17: ringcast.link.v1.Reply
-	(*Digest)(nil),      // 18: ringcast.link.v1.Digest
-	(*Sealed)(nil),      // 19: ringcast.link.v1.Sealed
-	(*Message)(nil),     // 20: ringcast.link.v1.Message
-	(*History)(nil),     // 21: ringcast.link.v1.History
-	(*Past)(nil),        // 22: ringcast.link.v1.Past
-	(*Wants)(nil),       // 23: ringcast.link.v1.Wants
-	(*Gives)(nil),       // 24: ringcast.link.v1.Gives
-	(*TopicState)(nil),  // 25: ringcast.link.v1.TopicState
-	(*PublishID)(nil),   // 26: ringcast.link.v1.PublishID
-	(*Revoke)(nil),      // 27: ringcast.link.v1.Revoke
+	(NameOp)(0),         // 1: ringcast.link.v1.NameOp
+	(*Position)(nil),    // 2: ringcast.link.v1.Position
+	(*Up)(nil),          // 3: ringcast.link.v1.Up
+	(*UpItem)(nil),      // 4: ringcast.link.v1.UpItem
+	(*Down)(nil),        // 5: ringcast.link.v1.Down
+	(*DownItem)(nil),    // 6: ringcast.link.v1.DownItem
+	(*Hello)(nil),       // 7: ringcast.link.v1.Hello
+	(*Welcome)(nil),     // 8: ringcast.link.v1.Welcome
+	(*Refusal)(nil),     // 9: ringcast.link.v1.Refusal
+	(*Ping)(nil),        // 10: ringcast.link.v1.Ping
+	(*Ring)(nil),        // 11: ringcast.link.v1.Ring
+	(*RingServer)(nil),  // 12: ringcast.link.v1.RingServer
+	(*Subscribe)(nil),   // 13: ringcast.link.v1.Subscribe
+	(*Unsubscribe)(nil), // 14: ringcast.link.v1.Unsubscribe
+	(*Join)(nil),        // 15: ringcast.link.v1.Join
+	(*Leave)(nil),       // 16: ringcast.link.v1.Leave
+	(*Publish)(nil),     // 17: ringcast.link.v1.Publish
+	(*Reply)(nil),       // 18: ringcast.link.v1.Reply
+	(*Digest)(nil),      // 19: ringcast.link.v1.Digest
+	(*Sealed)(nil),      // 20: ringcast.link.v1.Sealed
+	(*Message)(nil),     // 21: ringcast.link.v1.Message
+	(*History)(nil),     // 22: ringcast.link.v1.History
+	(*Past)(nil),        // 23: ringcast.link.v1.Past
+	(*Wants)(nil),       // 24: ringcast.link.v1.Wants
+	(*Gives)(nil),       // 25: ringcast.link.v1.Gives
+	(*TopicState)(nil),  // 26: ringcast.link.v1.TopicState
+	(*PublishID)(nil),   // 27: ringcast.link.v1.PublishID
+	(*Revoke)(nil),      // 28: ringcast.link.v1.Revoke
+	(*NameCall)(nil),    // 29: ringcast.link.v1.NameCall
+	(*NameMessage)(nil), // 30: ringcast.link.v1.NameMessage
+	(*NameLost)(nil),    // 31: ringcast.link.v1.NameLost
+	(*NameHolder)(nil),  // 32: ringcast.link.v1.NameHolder
 }
 var file_link_proto_depIdxs = []int32{
-	3,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
-	6,  // 1: ringcast.link.v1.UpItem.hello:type_name -> ringcast.link.v1.Hello
-	12, // 2: ringcast.link.v1.UpItem.subscribe:type_name -> ringcast.link.v1.Subscribe
-	13, // 3: ringcast.link.v1.UpItem.unsubscribe:type_name -> ringcast.link.v1.Unsubscribe
-	14, // 4: ringcast.link.v1.UpItem.join:type_name -> ringcast.link.v1.Join
-	15, // 5: ringcast.link.v1.UpItem.leave:type_name -> ringcast.link.v1.Leave
-	16, // 6: ringcast.link.v1.UpItem.publish:type_name -> ringcast.link.v1.Publish
-	9,  // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
-	10, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
-	21, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
-	27, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
-	5,  // 11: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	7,  // 12: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	8,  // 13: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	17, // 14: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	20, // 15: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	9,  // 16: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
-	10, // 17: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
-	18, // 18: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
-	19, // 19: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
-	22, // 20: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
-	27, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
-	0,  // 22: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	11, // 23: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
-	1,  // 24: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	0,  // 25: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	1,  // 26: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	1,  // 27: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
-	1,  // 28: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
-	1,  // 29: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
-	1,  // 30: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	1,  // 31: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
-	0,  // 32: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
-	1,  // 33: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
-	10, // 34: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	10, // 35: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	25, // 36: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	1,  // 37: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	26, // 38: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	2,  // 39: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	23, // 40: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	4,  // 41: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	24, // 42: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	41, // [41:43] is the sub-list for method output_type
-	39, // [39:41] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	4,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
+	7,  // 1: ringcast.link.v1.UpItem.hello:type_name -> ringcast.link.v1.Hello
+	13, // 2: ringcast.link.v1.UpItem.subscribe:type_name -> ringcast.link.v1.Subscribe
+	14, // 3: ringcast.link.v1.UpItem.unsubscribe:type_name -> ringcast.link.v1.Unsubscribe
+	15, // 4: ringcast.link.v1.UpItem.join:type_name -> ringcast.link.v1.Join
+	16, // 5: ringcast.link.v1.UpItem.leave:type_name -> ringcast.link.v1.Leave
+	17, // 6: ringcast.link.v1.UpItem.publish:type_name -> ringcast.link.v1.Publish
+	10, // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
+	11, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
+	22, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
+	28, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
+	6,  // 11: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	8,  // 12: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	9,  // 13: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	18, // 14: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	21, // 15: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	10, // 16: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	11, // 17: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	19, // 18: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	20, // 19: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	23, // 20: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
+	28, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
+	30, // 22: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
+	31, // 23: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
+	0,  // 24: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	12, // 25: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	2,  // 26: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	29, // 27: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
+	0,  // 28: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	2,  // 29: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	2,  // 30: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	2,  // 31: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	2,  // 32: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	2,  // 33: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	2,  // 34: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
+	0,  // 35: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
+	2,  // 36: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
+	11, // 37: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	11, // 38: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	26, // 39: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	2,  // 40: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	27, // 41: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	32, // 42: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
+	1,  // 43: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
+	3,  // 44: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	24, // 45: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	5,  // 46: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	25, // 47: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	46, // [46:48] is the sub-list for method output_type
+	44, // [44:46] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -2527,6 +2937,8 @@ func file_link_proto_init() {
 		(*DownItem_Sealed)(nil),
 		(*DownItem_Past)(nil),
 		(*DownItem_Revoke)(nil),
+		(*DownItem_NameMessage)(nil),
+		(*DownItem_NameLost)(nil),
 	}
 	file_link_proto_msgTypes[26].OneofWrappers = []any{
 		(*Revoke_User)(nil),
@@ -2538,8 +2950,8 @@ func file_link_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   27,
+			NumEnums:      2,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -97,6 +97,10 @@ func (g *gateway) receive(t testing.TB, far *link.Lane, discard bool) error {
 			g.got(t, new(linkpb.Digest), body)
 		case kind == linkpb.KindSealed:
 			g.got(t, new(linkpb.Sealed), body)
+		case kind == linkpb.KindNameMessage:
+			g.got(t, new(linkpb.NameMessage), body)
+		case kind == linkpb.KindNameLost:
+			g.got(t, new(linkpb.NameLost), body)
 		case kind == linkpb.KindPast:
 			g.got(t, new(linkpb.Past), body)
 		default:

@@ -100,6 +100,7 @@ func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicSta
 		tn.touch(sub.lane)
 		r.dropLocked(t, sub.lane, tn.Now())
 	}
+	state.Name = r.sealNameLocked(&tn, t)
 	r.removeLocked(s, t)
 	return state, false
 }
@@ -123,6 +124,7 @@ func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 	}
 	if !state.GetAbsent() && state.GetPosition() != nil {
 		r.restoreLocked(&tn, t, state)
+		r.restoreNameLocked(&tn, t, state.Name)
 	}
 	t.waiting = false
 	if r.cfg.PauseTime != nil && !t.parkedSince.IsZero() {

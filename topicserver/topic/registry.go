@@ -2,6 +2,7 @@ package topic
 
 import (
 	"hash/maphash"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -26,6 +27,8 @@ type Config struct {
 	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
 	IDs   int
 	IDTTL time.Duration
+	// NameGrace is how long a name is kept for a holder whose gateway has no link.
+	NameGrace time.Duration
 	// Claim says whose a topic is that is not here, when one is asked for. It is called under a shard's lock: it must
 	// not wait nor call back. Nil means that every topic is ours.
 	Claim func(topic string) Claim
@@ -54,6 +57,7 @@ type Registry struct {
 	cfg    Config
 	seed   maphash.Seed
 	shards [shards]shard
+	names  nameClock
 
 	// Counted here because only the registry sees every change.
 	topics      atomic.Int64
@@ -220,8 +224,14 @@ func (r *Registry) Drop(lane *Lane) {
 	for t := range lane.topics {
 		topics = append(topics, t)
 	}
+	names := slices.Collect(maps.Keys(lane.names))
 	lane.mu.Unlock()
 	now := time.Now()
+	for _, t := range names {
+		t.mu.Lock()
+		r.detachLocked(t, lane, now)
+		t.mu.Unlock()
+	}
 	for _, t := range topics {
 		t.mu.Lock()
 		r.dropLocked(t, lane, now)
@@ -389,7 +399,7 @@ func (r *Registry) Sweep(idle time.Duration) int {
 		s.mu.Lock()
 		for _, t := range s.topics {
 			t.mu.Lock()
-			if len(t.subs) == 0 && !t.waiting && now.Sub(t.used) > idle {
+			if len(t.subs) == 0 && !t.waiting && !t.namedLocked() && now.Sub(t.used) > idle {
 				r.removeLocked(s, t)
 				n++
 			}

@@ -31,6 +31,8 @@ type Topic struct {
 	used   time.Time      // when it last lost its last gateway or was published to without one
 	gone   bool           // no longer in the registry; whoever locks it must look it up again
 
+	exclusive *exclusive // nil unless the topic stands for a name
+
 	// While the topic's state may be on its way from another server, requests wait here, in their order.
 	waiting     bool
 	parked      []parked
@@ -62,13 +64,15 @@ type subscription struct {
 // lane stands for its gateway in a topic's subscriber sets.
 type Lane struct {
 	// Static.
-	Gateway string
-	Out     *link.Sender
+	Gateway  string
+	Instance uint64 // of the gateway's process; to be set before the lane is used
+	Out      *link.Sender
 
 	mu         sync.Mutex
 	closed     bool                // Drop has begun; no topic takes it any more
 	topics     map[*Topic]struct{} // those that have the lane in subs
 	undigested []*Topic
+	names      map[*Topic]struct{} // whose holder's messages go over the lane
 }
 
 // NewLane returns a lane with no subscriptions.
