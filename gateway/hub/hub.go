@@ -63,15 +63,17 @@ type Topic struct {
 type Hub struct {
 	topics map[string]*Topic
 
-	// The frames built for the message being delivered. They are lent to connections until the end of the loop's
-	// turn, so the arena starts anew only in a later turn. Invariant: len(arena) < maxArena + one frame.
+	// The messages being delivered, and their frames. These are lent to connections until the end of the loop's turn,
+	// so the arena starts anew only in a later turn. Invariant: len(arena) < maxArena + the frames of one block.
+	block  []*Message
 	arena  []byte
 	turn   uint64
 	frames [frameSlots]frame
 	head   []byte
 	ref    []byte
 
-	delivering *Topic // whose last message is on its way into the queues; nil outside of Deliver
+	delivering *Topic   // whose block is on its way into the queues; nil outside of Deliver
+	staged     Position // then: of the last message that the present channel got
 
 	late map[string]*Message // kept back by a mutant; nil in ordinary builds
 }
@@ -80,12 +82,15 @@ type Hub struct {
 // bounded; else a large message to a thousand join_refs would take a thousand times its size.
 const maxArena = 1 << 20
 
-// frameSlots is how many frames of one message are remembered, by join_ref and codec. Most clients of a topic use the
+// frameSlots is how many pieces of frames are remembered, by join_ref and codec. Most clients of a topic use the
 // same few join_refs, so nearly every channel is served a frame that is built already.
 const frameSlots = 16
 
+// frame is the frames of the messages being delivered, one behind the other.
 type frame struct {
+	built     bool
 	bytes     []byte
+	count     int // of the messages that the codec carries
 	joinRef   codec.Ref
 	codec     codec.Kind
 	positions bool
@@ -234,13 +239,18 @@ func NewMessage(topic string, m *linkpb.Message) *Message {
 	}
 }
 
+// around is how many bytes the longest codec puts around topic, event and payload.
+const around = 40
+
+// before returns the place that the message follows.
+func (m *Message) before() Position { return Position{m.Position.Epoch, m.Position.Offset - 1} }
+
 // body returns the part of the message's frame that every subscriber of a codec shares. The first loop to need it
 // encodes it; two that need it in the same instant both do, and one result is kept.
 func (m *Message) body(k codec.Kind) []byte {
 	if b := m.bodies[k].Load(); b != nil {
 		return *b
 	}
-	const around = 40 // bytes of the longest codec around topic, event and payload
 	size := len(m.Topic) + len(m.Event) + len(m.Payload) + around
 	b := codec.ForKind(k).AppendBody(make([]byte, 0, size), &m.Push)
 	if !m.bodies[k].CompareAndSwap(nil, &b) {
@@ -249,23 +259,55 @@ func (m *Message) body(k codec.Kind) []byte {
 	return b
 }
 
-// Deliver stages the message into the queue of every channel of its topic whose codec can carry it, and returns how
-// many those were and how many were not. A message that is not beyond the topic's last position here, or of another
-// epoch, is from before the channels joined: it passes them by. The connections are flushed at the end of the loop's
-// turn, once for all that the turn staged. It allocates nothing per channel.
-func (h *Hub) Deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
+// Deliver stages messages of one topic, in their order, into the queue of every channel of that topic whose codec can
+// carry them, and returns how many deliveries those were and how many were left out for their codec. A message that is
+// not beyond the topic's last position here, or of another epoch, is from before the channels joined: it passes them
+// by. The connections are flushed at the end of the loop's turn, once for all that the turn staged, or when much is
+// staged. It allocates nothing per channel.
+//
+// Messages that come together cost each channel about as much as one: their frames are built one behind the other,
+// and lent as one piece (flood: 0.30 → 0.26 s of CPU time per million deliveries).
+func (h *Hub) Deliver(loop *socket.Loop, messages ...*Message) (delivered, unfit int) {
 	if mutant.Build {
-		return h.mangle(loop, m)
+		for _, m := range messages {
+			d, u := h.mangle(loop, m)
+			delivered, unfit = delivered+d, unfit+u
+		}
+		return delivered, unfit
 	}
-	return h.deliver(loop, m)
+	return h.deliver(loop, messages...)
 }
 
-func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
-	t := h.topics[m.Topic]
-	if t == nil || m.Position.Epoch != t.last.Epoch || m.Position.Offset <= t.last.Offset {
+// maxBlock bounds the messages that are delivered as one piece, in bytes of their frames, about. A piece must fit into
+// the queue of a connection that is not behind.
+const maxBlock = 32 << 10
+
+func (h *Hub) deliver(loop *socket.Loop, messages ...*Message) (delivered, unfit int) {
+	t := h.topics[messages[0].Topic]
+	if t == nil {
 		return 0, 0
 	}
-	t.last = m.Position
+	h.begin(loop)
+	limit := min(maxBlock, loop.MaxQueueBytes()/8)
+	last, size := t.last, 0
+	for _, m := range messages {
+		if m.Position.Epoch != last.Epoch || m.Position.Offset <= last.Offset {
+			continue
+		}
+		n := len(m.Topic) + len(m.Event) + len(m.Payload) + around
+		if size+n > limit && size > 0 {
+			d, u := h.deliverBlock(t)
+			delivered, unfit, size = delivered+d, unfit+u, 0
+		}
+		h.block = append(h.block, m)
+		last, size = m.Position, size+n
+	}
+	d, u := h.deliverBlock(t)
+	return delivered + d, unfit + u
+}
+
+// begin makes room for frames if this is a new turn.
+func (h *Hub) begin(loop *socket.Loop) {
 	if turn := loop.Turn(); turn != h.turn {
 		h.turn = turn
 		if cap(h.arena) > 2*maxArena {
@@ -273,44 +315,77 @@ func (h *Hub) deliver(loop *socket.Loop, m *Message) (delivered, unfit int) {
 		}
 		h.arena = h.arena[:0]
 	}
-	h.frames = [frameSlots]frame{}
-	h.delivering = t
-	for _, c := range t.channels {
-		if m.Binary && !c.Codec.Carries(&m.Push) {
-			unfit++
-			continue
-		}
-		f := &h.frames[slot(c.JoinRef, c.Codec)]
-		if f.bytes == nil || f.codec != c.Codec || f.positions != c.Positions || !bytes.Equal(f.joinRef, c.JoinRef) {
-			if len(h.arena) >= maxArena {
-				h.sendCopy(c, m)
-				continue
-			}
-			h.build(f, c, m)
-		}
-		c.Conn.SendFramed(f.bytes)
-	}
-	h.delivering = nil
-	return len(t.channels) - unfit, unfit
 }
 
 // Staged returns the position of the last message that was put into the queue of the channel, which is in the hub, or
-// passed it by. It may be asked in the middle of a Deliver, when a queue overflows: the message that found no room is
+// passed it by. It may be asked in the middle of a Deliver, when a queue overflows: the messages that found no room are
 // not counted.
 func (h *Hub) Staged(c *Channel) Position {
-	p := c.topic.last
 	if h.delivering == c.topic {
-		p.Offset--
+		return h.staged
 	}
-	return p
+	return c.topic.last
 }
 
-// build makes the whole WebSocket frame that carries the message to channels with c's codec and join_ref.
-func (h *Hub) build(f *frame, c *Channel, m *Message) {
-	op := h.encodeHead(c, m)
-	start := len(h.arena)
-	h.arena = socket.AppendFrame(h.arena, op, h.head, m.body(c.Codec))
-	*f = frame{bytes: h.arena[start:len(h.arena):len(h.arena)], joinRef: c.JoinRef, codec: c.Codec, positions: c.Positions}
+// deliverBlock delivers the messages of block as one piece, and empties it.
+func (h *Hub) deliverBlock(t *Topic) (delivered, unfit int) {
+	if len(h.block) == 0 {
+		return 0, 0
+	}
+	before := h.block[0].before()
+	t.last = h.block[len(h.block)-1].Position
+	h.frames = [frameSlots]frame{}
+	h.delivering = t
+	for _, c := range t.channels {
+		h.staged = before
+		f := &h.frames[slot(c.JoinRef, c.Codec)]
+		if !f.built || f.codec != c.Codec || f.positions != c.Positions || !bytes.Equal(f.joinRef, c.JoinRef) {
+			if len(h.arena) >= maxArena {
+				n := h.copyBlock(c)
+				delivered, unfit = delivered+n, unfit+len(h.block)-n
+				continue
+			}
+			h.build(f, c)
+		}
+		if f.count > 0 {
+			c.Conn.SendFrames(f.bytes, f.count)
+		}
+		delivered, unfit = delivered+f.count, unfit+len(h.block)-f.count
+	}
+	h.delivering = nil
+	clear(h.block)
+	h.block = h.block[:0]
+	return delivered, unfit
+}
+
+// build makes the WebSocket frames that carry the block's messages to channels with c's codec and join_ref.
+func (h *Hub) build(f *frame, c *Channel) {
+	start, count := len(h.arena), 0
+	for _, m := range h.block {
+		if m.Binary && !c.Codec.Carries(&m.Push) {
+			continue
+		}
+		op := h.encodeHead(c, m)
+		h.arena = socket.AppendFrame(h.arena, op, h.head, m.body(c.Codec))
+		count++
+	}
+	*f = frame{
+		built: true, bytes: h.arena[start:len(h.arena):len(h.arena)], count: count,
+		joinRef: c.JoinRef, codec: c.Codec, positions: c.Positions,
+	}
+}
+
+// copyBlock sends the block's messages to one channel without a place in the arena, and returns how many its codec
+// carries.
+func (h *Hub) copyBlock(c *Channel) (sent int) {
+	for _, m := range h.block {
+		if !m.Binary || c.Codec.Carries(&m.Push) {
+			h.staged = m.before()
+			h.sendCopy(c, m)
+			sent++
+		}
+	}
+	return sent
 }
 
 // Send sends one message to one channel, which need not be in the hub: what it missed while it was away.

@@ -5,7 +5,7 @@ import (
 	"github.com/ringcast/ringcast/shared/mutant"
 )
 
-// mangle is Deliver in builds with mutants: it does something else with one message in fifty of each topic.
+// mangle is Deliver of one message in builds with mutants: it does something else with one message in fifty of each topic.
 func (h *Hub) mangle(loop *socket.Loop, m *Message) (delivered, unfit int) {
 	t := h.topics[m.Topic]
 	if t == nil || m.Position.Epoch != t.last.Epoch || m.Position.Offset <= t.last.Offset {

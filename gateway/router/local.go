@@ -25,6 +25,7 @@ type Local struct {
 	// Owned by the loop.
 	hub     *hub.Hub
 	joins   map[string]*waiting // for the owner, by topic
+	run     []*hub.Message      // being delivered together; nothing between the events of a batch
 	touched []*lane             // have items appended since the last flush
 	staged  int                 // bytes of publishes appended since the last flush
 	names   map[uint64]*Name    // by claim; nil until there is one
@@ -418,13 +419,33 @@ func (b *batch) handle() {
 	l.batches.Put(b)
 }
 
-// handle does what events ask, in their order.
+// collect puts the messages of one topic that follow each other in events, from index i on, into run, and returns the
+// index of the last event it has seen to. Answers to publishes among them come first: an answer may stand before
+// messages that were published earlier, only not behind the publisher's own copy.
+func (l *Local) collect(events []event, i int) (last int) {
+	topic := events[i].message.Topic
+	l.run = l.run[:0]
+	for ; i < len(events); i++ {
+		switch e := &events[i]; {
+		case e.kind == eventMessage && e.message.Topic == topic:
+			l.run = append(l.run, e.message)
+		case e.kind == eventDone:
+			e.done(e.outcome)
+		default:
+			return i - 1
+		}
+	}
+	return i - 1
+}
+
+// handle does what events ask, in their order but for what collect says.
 func (l *Local) handle(events []event) {
 	deliveries, unfit := 0, 0
-	for i := range events {
+	for i := 0; i < len(events); i++ {
 		switch e := &events[i]; e.kind {
 		case eventMessage:
-			n, u := l.hub.Deliver(l.loop, e.message)
+			i = l.collect(events, i)
+			n, u := l.hub.Deliver(l.loop, l.run...)
 			deliveries, unfit = deliveries+n, unfit+u
 		case eventDone:
 			e.done(e.outcome)
@@ -440,6 +461,7 @@ func (l *Local) handle(events []event) {
 			l.nameLost(e.name.Claim)
 		}
 	}
+	clear(l.run)
 	l.r.stats.deliveries.Add(uint64(deliveries))
 	if unfit > 0 {
 		l.r.stats.unfit.Add(uint64(unfit))

@@ -89,6 +89,9 @@ func newLoop(cfg *Config, index int) (*Loop, error) {
 // Index gives the loop's index in its Loops.
 func (l *Loop) Index() int { return l.index }
 
+// MaxQueueBytes gives Config.MaxQueueBytes.
+func (l *Loop) MaxQueueBytes() int { return l.cfg.MaxQueueBytes }
+
 // Turn gives a number, never 0, that stays the same during one turn of the
 // loop and is another in every later turn. It may be called on the loop only.
 func (l *Loop) Turn() uint64 { return l.turn }

@@ -37,18 +37,31 @@ func (c *Conn) Send(op Opcode, parts ...[]byte) {
 // SendFramed is Send for a frame made by AppendFrame, which many connections
 // may share. It must not change until the end of the loop's turn. If nothing
 // is queued it goes to the kernel from where it stands, without a copy.
-func (c *Conn) SendFramed(frame []byte) {
-	if len(frame) == 0 || !c.room(len(frame)) {
+func (c *Conn) SendFramed(frame []byte) { c.SendFrames(frame, 1) }
+
+// writeShared is how much of shared frames is worth a write of its own when
+// more follows in the turn, rather than a copy.
+const writeShared = 16 << 10
+
+// SendFrames is SendFramed for several frames that stand one behind the other.
+func (c *Conn) SendFrames(frames []byte, count int) {
+	if len(frames) == 0 || !c.room(len(frames)) {
 		return
 	}
-	c.loop.count.Frames++
+	if c.held == heldShared && len(c.out) >= writeShared {
+		c.flush()
+		if c.state != stateOpen {
+			return
+		}
+	}
+	c.loop.count.Frames += uint64(count)
 	if c.held != heldNone || c.blocked {
-		c.grow(len(frame))
-		c.out = append(c.out, frame...)
+		c.grow(len(frames))
+		c.out = append(c.out, frames...)
 		return
 	}
-	c.out, c.held = frame, heldShared
-	c.loop.count.QueueBytes += uint64(len(frame))
+	c.out, c.held = frames, heldShared
+	c.loop.count.QueueBytes += uint64(len(frames))
 	c.loop.touch(c)
 }
 
