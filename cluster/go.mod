@@ -9,6 +9,7 @@ require (
 	github.com/getkin/kin-openapi v0.128.0
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/prometheus/client_golang v1.25.0
+	github.com/rabbitmq/amqp091-go v1.10.0
 	github.com/ringcast/ringcast/client v0.0.0
 	github.com/ringcast/ringcast/gateway v0.0.0
 	github.com/ringcast/ringcast/shared v0.0.0

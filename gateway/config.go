@@ -31,6 +31,11 @@ type Config struct {
 	APIKeysFile    string        `env:"API_KEYS_FILE" help:"YAML file with the keys of the HTTP API, read again when it changes; without keys the API is off"`
 	APIOpen        bool          `env:"API_OPEN" envDefault:"false" help:"true: the HTTP API needs no keys, for everybody who reaches the gateway"`
 	APIMaxBody     int           `env:"API_MAX_BODY_BYTES" envDefault:"1048576" help:"largest body of an API request, in bytes"`
+	AMQPURL        string        `env:"AMQP_URL" secret:"true" help:"AMQP broker to take messages from: amqp://user:password@host:5672/vhost, or amqps://"`
+	AMQPURLFile    string        `env:"AMQP_URL_FILE" help:"file with the URL of the AMQP broker"`
+	AMQPQueue      string        `env:"AMQP_QUEUE" help:"queue to take messages from"`
+	AMQPPrefetch   int           `env:"AMQP_PREFETCH" envDefault:"256" help:"messages of the queue that are under way at once"`
+	AMQPDeclare    bool          `env:"AMQP_DECLARE" envDefault:"true" help:"make the queue, and a dead-letter exchange and queue for what cannot be published; false: take the queue that is there"`
 	IdleTimeout    time.Duration `env:"IDLE_TIMEOUT" envDefault:"60s" help:"close a client socket that sends nothing for so long"`
 	JoinTimeout    time.Duration `env:"JOIN_TIMEOUT" envDefault:"5s" help:"how long a join waits for the topic's owner"`
 	PublishTimeout time.Duration `env:"PUBLISH_TIMEOUT" envDefault:"5s" help:"how long a publish waits for the topic's owner, over link losses and ring changes"`
@@ -72,6 +77,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE belong together: only one is set"))
 	}
 	errs = append(errs, c.Auth.Validate(), c.Links.Validate())
+	if _, err := c.amqpURL(); err != nil {
+		errs = append(errs, err)
+	}
 	for _, n := range []struct {
 		name       string
 		value, min int
@@ -82,6 +90,7 @@ func (c *Config) Validate() error {
 		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
 		{"API_MAX_BODY_BYTES", c.APIMaxBody, 1024, 64 << 20},
 		{"MAX_CHANNELS", c.MaxChannels, 1, 10_000},
+		{"AMQP_PREFETCH", c.AMQPPrefetch, 1, 10_000},
 		{"EVENT_LOOPS", c.Loops, 0, 64},
 		{"LINK_LANES", c.Lanes, 1, 64},
 	} {

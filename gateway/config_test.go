@@ -35,7 +35,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		`LOG_LEVEL="loud"`, `RING_FILE is required`, `GATEWAY_ADDR="abc"`,
 		`TOPICS: pattern "*"`, `ALLOWED_ORIGINS: "app.example"`, `"https://x.example/path"`,
 		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
-		`MAX_CHANNELS="0"`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
+		`MAX_CHANNELS="0"`, `AMQP_PREFETCH="0": must be 1 to 10000`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
 		`IDLE_TIMEOUT="0s": must be at least 10ms`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
 		`STOP_TIMEOUT="1µs"`, `DRAIN="-1ns": must be 0s to 1h`,
 	}
@@ -74,6 +74,29 @@ func TestAPIKeysAreChecked(t *testing.T) {
 		{"open with keys", func(c *Config) { c.APIOpen, c.APIKeys = true, "a:publish:"+good }, "API_OPEN: true, and there are keys too: want one of them"},
 		{"bad", func(c *Config) { c.APIKeys = "a" }, "API_KEYS: entry 1: want name:scope+scope:sha256"},
 		{"no file", func(c *Config) { c.APIKeysFile = "/nonexistent" }, "API_KEYS_FILE: stat /nonexistent: no such file or directory"},
+	} {
+		cfg := daemon.Defaults[Config]()
+		cfg.RingFile = "ring.yaml"
+		tt.adjust(&cfg)
+		err := cfg.Validate()
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || err.Error() != tt.want) {
+			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestAMQPIsChecked(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		adjust func(*Config)
+		want   string // "" for none
+	}{
+		{"good", func(c *Config) { c.AMQPURL, c.AMQPQueue = "amqps://u:secret@host/v", "in" }, ""},
+		{"no queue", func(c *Config) { c.AMQPURL = "amqp://host" }, "AMQP_QUEUE is required with AMQP_URL"},
+		{"no URL", func(c *Config) { c.AMQPQueue = "in" }, "AMQP_QUEUE: AMQP_URL or AMQP_URL_FILE is not set"},
+		{"both", func(c *Config) { c.AMQPURL, c.AMQPURLFile = "amqp://host", "/x" }, "AMQP_URL: AMQP_URL_FILE is set too: want one of them"},
+		{"no URL at all", func(c *Config) { c.AMQPURL, c.AMQPQueue = "http://u:secret@host", "in" }, "AMQP_URL: want a URL like amqp://user:password@host:5672/vhost"},
+		{"no file", func(c *Config) { c.AMQPURLFile, c.AMQPQueue = "/nonexistent", "in" }, "AMQP_URL_FILE: open /nonexistent: no such file or directory"},
 	} {
 		cfg := daemon.Defaults[Config]()
 		cfg.RingFile = "ring.yaml"

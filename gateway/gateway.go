@@ -20,6 +20,7 @@ import (
 
 	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
+	"github.com/ringcast/ringcast/gateway/ingest"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -46,6 +47,7 @@ type Gateway struct {
 	router   *router.Router
 	sessions []*session.Sessions // by loop
 	api      *api.API
+	ingest   *ingest.Consumer // nil without AMQP_URL
 	app      *fiber.App
 	identity *certs.Identity // on links; nil if they are in plain text
 	tls      *certs.Pair     // for clients; nil if they come in plain text
@@ -123,6 +125,10 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		Router: g.router, Topics: topics, Keys: keys, Open: cfg.APIOpen, MaxBody: cfg.APIMaxBody, MaxMessage: cfg.MaxMessage,
 		Timeout: 2*cfg.PublishTimeout + time.Second, Log: log,
 	})
+	if g.ingest, err = g.newIngest(); err != nil {
+		loops.Close()
+		return nil, err
+	}
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
@@ -183,6 +189,8 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	defer cutLinks()
 	defer g.loops.Close()
 
+	stopIngest := g.startIngest(ctx)
+	defer stopIngest()
 	failed := make(chan error, 1)
 	clients := lis
 	if g.tls != nil {
@@ -196,6 +204,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 		return fmt.Errorf("gateway: serve: %w", err)
 	case <-ctx.Done():
 	}
+	stopIngest()
 	g.stop()
 	_ = lis.Close() // a stop that comes before the HTTP server has the listener does not close it
 	g.log.Info("stopped serving clients")

@@ -8,6 +8,7 @@ require (
 	github.com/gofiber/fiber/v2 v2.52.15
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/prometheus/client_golang v1.25.0
+	github.com/rabbitmq/amqp091-go v1.10.0
 	github.com/ringcast/ringcast/proto v0.0.0
 	github.com/ringcast/ringcast/shared v0.0.0
 	github.com/valyala/fasthttp v1.52.0

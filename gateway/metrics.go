@@ -103,6 +103,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.router.Stats().Unfit) })
 	g.registerRouter(reg, gauge, counter)
 	g.registerTokens(reg, gauge)
+	g.registerIngest(gauge, counter)
 	for end := range socket.End(socket.NumEnds) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringcast_gateway_closed_total", Help: "Client sockets ended, by reason.",
