@@ -62,6 +62,9 @@ func printDev(out io.Writer, c *cluster.Cluster) {
 	for _, g := range c.Gateways {
 		fmt.Fprintf(out, "gateway      %s  %s\n", g.ID, g.URL())
 	}
+	fmt.Fprintln(out, `
+AUTHENTICATION AND ENCRYPTION ARE OFF: everybody who reaches these ports may read and publish everything. This is for
+trying things out; docs/operations.md says what production needs.`)
 	fmt.Fprintf(out, `
 Try it, in two terminals:
 
