@@ -87,7 +87,7 @@ func TestRow26_OutcomesOverHTTP(t *testing.T) {
 	d := describe(t, gw.addr)
 	path := "/api/topics/" + topic + "/publish"
 	d.do("POST", path, `{"event":"one"}`, 200)
-	ts.signal(syscall.SIGSTOP)
+	ts.freeze()
 	got := d.do("POST", path, `{"event":"two"}`, 504, "Idempotency-Key: two")
 	if got["error"] != "unknown_outcome" || got["publish_id"] != "two" || got["definite"] != nil {
 		t.Errorf("%v", got)
