@@ -314,3 +314,34 @@ func channelsScript(t *testing.T, users []westUser) {
 		u.hearsNothing()
 	}
 }
+
+// Phoenix clients have names too, and send to those of others and to themselves.
+func TestNames_PhoenixClients(t *testing.T) {
+	c := start(t, quickNames)
+	a, b := dial(t, "a", c.Gateways[0].WebSocketURL()), dial(t, "b", c.Gateways[1].WebSocketURL())
+	w := newWestUser(t, "text", "w", c.Gateways[0].Addr)
+	for _, s := range []*socket{a, b} {
+		s.say(`["1","1","names","phx_join",{"from":"` + s.name + `"}]`)
+		s.expect(`["1","1","names","phx_reply",{"response":{},"status":"ok"}]`)
+	}
+	const ok = `"names","phx_reply",{"response":{},"status":"ok"}]`
+	a.say(`["1","2","names","register",{"name":"alice"}]`)
+	a.expect(`["1","2",` + ok)
+	a.say(`["1","3","names","register",{"name":"alice"}]`)
+	a.expect(`["1","3","names","phx_reply",{"response":{"reason":"already_registered"},"status":"error"}]`)
+	b.say(`["1","2","names","register",{"name":"alice"}]`)
+	b.expect(`["1","2","names","phx_reply",{"response":{"reason":"name_taken","detail":"another session holds the name"},"status":"error"}]`)
+	b.say(`["1","3","names","send",{"name":"alice","id":"q1","data":{"n": [1, 2]}}]`)
+	b.expect(`["1","3",` + ok)
+	a.expect(`["1",null,"names","new_message",{"name":"alice","from":"b","id":"q1","data":{"n": [1, 2]}}]`)
+	wants(t, w, "send", "alice", "from WEST", "sending_succeeded")
+	a.expect(`["1",null,"names","new_message",{"name":"alice","from":"w","data":"from WEST"}]`)
+	b.say(`["1","4","names","send",{"name":"nobody","data":1}]`)
+	b.expect(`["1","4","names","phx_reply",{"response":{"reason":"not_registered","detail":"nobody holds the name"},"status":"error"}]`)
+	a.say(`["1","4","names","phx_leave",{}]`)
+	a.expect(`["1","4",`+ok, `["1","1","names","phx_close",{}]`)
+	eventually(t, "alice is free", func() bool { return w.ask("register", "alice", "") == "registration_succeeded" })
+	b.say(`["1","5","names","send",{"name":"alice","data":"hi"}]`)
+	b.expect(`["1","5",` + ok)
+	wantsHeard(t, w, "b alice hi")
+}

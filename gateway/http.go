@@ -49,6 +49,9 @@ func (g *Gateway) newApp() *fiber.App {
 	app.Get("/api/topics/:topic/messages", g.mayRead, g.serveHistory)
 	g.api.Register(app)
 	console.Register(app)
+	if g.cfg.West {
+		console.RegisterWest(app)
+	}
 	return app
 }
 

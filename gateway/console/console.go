@@ -12,7 +12,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 )
 
-//go:embed index.html style.css app.js client.js icon.svg
+//go:embed index.html style.css app.js client.js icon.svg west.html west.css west.js
 var files embed.FS
 
 // policy lets the page load and call what its own gateway serves, and nothing else; nobody may put it into a frame.
@@ -34,10 +34,24 @@ func assets() []asset {
 	}
 }
 
+// westAssets are those of the page for WEST's clients, which shares the console's style.
+func westAssets() []asset {
+	return []asset{
+		{"/west", "west.html", "text/html; charset=utf-8"},
+		{"/west/west.css", "west.css", "text/css; charset=utf-8"},
+		{"/west/west.js", "west.js", "text/javascript; charset=utf-8"},
+	}
+}
+
 // Register serves the page at / and its parts below /console/. Browsers keep them and ask with If-None-Match whether
 // they have changed.
-func Register(r fiber.Router) {
-	for _, a := range assets() {
+func Register(r fiber.Router) { register(r, assets()) }
+
+// RegisterWest serves the page for WEST's clients at /west. It needs Register.
+func RegisterWest(r fiber.Router) { register(r, westAssets()) }
+
+func register(r fiber.Router, list []asset) {
+	for _, a := range list {
 		body, err := files.ReadFile(a.file)
 		if err != nil {
 			panic(fmt.Sprintf("console: %v", err)) // the list above and the embedded files differ: a bug found by any test

@@ -15,6 +15,7 @@ func get(t *testing.T, method, path, ifNoneMatch string) (*http.Response, string
 	t.Helper()
 	app := fiber.New()
 	Register(app)
+	RegisterWest(app)
 	req, err := http.NewRequestWithContext(t.Context(), method, path, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +36,7 @@ func get(t *testing.T, method, path, ifNoneMatch string) (*http.Response, string
 }
 
 func TestAssetsAreServed(t *testing.T) {
-	for _, a := range assets() {
+	for _, a := range append(assets(), westAssets()...) {
 		want, err := files.ReadFile(a.file)
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +99,7 @@ func TestConditionalRequests(t *testing.T) {
 // What the page names exists, and nothing in it comes from elsewhere or would break its own policy.
 func TestPageStandsAlone(t *testing.T) {
 	served := make(map[string]bool)
-	for _, a := range assets() {
+	for _, a := range append(assets(), westAssets()...) {
 		served[a.path] = true
 	}
 	reference := regexp.MustCompile(`(?:src|href)="([^"]*)"|from "([^"]*)"`)
@@ -114,7 +115,8 @@ func TestPageStandsAlone(t *testing.T) {
 		}
 		text := strings.ReplaceAll(string(body), `xmlns="http://www.w3.org/2000/svg"`, "")
 		for _, m := range reference.FindAllStringSubmatch(text, -1) {
-			if target := strings.Replace(m[1]+m[2], "./", "/console/", 1); !served[target] {
+			target, _, _ := strings.Cut(strings.Replace(m[1]+m[2], "./", "/console/", 1), "?")
+			if !served[target] {
 				t.Errorf("%s refers to %s, which is not served", path, target)
 			}
 		}
@@ -132,16 +134,26 @@ func TestPageStandsAlone(t *testing.T) {
 
 // The script asks for elements by their ids; each of them is in the page.
 func TestElementsOfTheScriptArePresent(t *testing.T) {
-	page, err := files.ReadFile("index.html")
+	for _, tt := range []struct {
+		page, script string
+		ids          int
+	}{{"index.html", "app.js", 20}, {"west.html", "west.js", 10}} {
+		t.Run(tt.page, func(t *testing.T) { elementsArePresent(t, tt.page, tt.script, tt.ids) })
+	}
+}
+
+func elementsArePresent(t *testing.T, pageFile, scriptFile string, ids int) {
+	t.Helper()
+	page, err := files.ReadFile(pageFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := files.ReadFile("app.js")
+	script, err := files.ReadFile(scriptFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := regexp.MustCompile(`(?:\$|on)\("([a-z-]+)"`).FindAllStringSubmatch(string(script), -1)
-	if len(found) < 20 {
+	if len(found) < ids {
 		t.Fatalf("only %d elements found in the script", len(found))
 	}
 	for _, m := range found {
