@@ -71,7 +71,7 @@ func (gv *give) to(name string) (server string, offset uint64) {
 	gv.mu.Lock()
 	defer gv.mu.Unlock()
 	if g := gv.given[name]; g != nil {
-		return g.to, g.state.Position.GetOffset()
+		return g.to.id, g.state.Position.GetOffset()
 	}
 	return "", 0
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/ring"
@@ -24,12 +26,19 @@ type give struct {
 	given map[string]*given
 }
 
-// given is a topic that was sealed for another server and has perhaps not arrived there. That server alone gets it,
-// whatever the ring says by then: it may be at work there already.
+// given is a topic that was sealed for another server and has perhaps not arrived there. That process of that server alone gets
+// it, whatever the ring says by then: it may be at work there already. When the server comes back as another process the topic
+// is as dead as those that the first one had: whether it was at work nobody knows, and its positions must not be given again.
 type given struct {
-	to    string
+	to    taker
 	state *linkpb.TopicState
 	at    time.Time
+}
+
+// taker is a process of another server that takes topics.
+type taker struct {
+	id       string
+	instance uint64
 }
 
 // maxUnsent is how many bytes of states may wait for a peer before the next topic is sealed. The largest state on top of
@@ -44,15 +53,16 @@ func (gv *give) serve(h *link.Handover) error {
 	if err != nil {
 		return err
 	}
-	peer := first.Server
-	if !h.Peer().Server(peer) {
-		return fmt.Errorf("peer %s presents id %s", peer, h.Peer())
+	peer := taker{first.Server, first.Instance}
+	if !h.Peer().Server(peer.id) {
+		return fmt.Errorf("peer %s presents id %s", peer.id, h.Peer())
 	}
 	gv.s.learn(first.Rings)
-	if !gv.s.knows(peer) || peer == gv.s.cfg.ID {
-		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer)
+	if !gv.s.knows(peer.id) || peer.id == gv.s.cfg.ID {
+		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer.id)
 	}
 	h.Greeted()
+	gv.arrived(first.Arrived, peer)
 	rg, err := gv.offer(h, peer)
 	if err != nil {
 		return err
@@ -96,7 +106,7 @@ func hasRoom(h *link.Handover) bool {
 
 // offer tells the peer the rings known here and every topic that is here and the peer's. It returns the ring that this
 // is true under.
-func (gv *give) offer(h *link.Handover, peer string) (*ring.Ring, error) {
+func (gv *give) offer(h *link.Handover, peer taker) (*ring.Ring, error) {
 	rg, names := gv.list(peer)
 	m := &linkpb.Gives{}
 	for _, r := range gv.s.rings.Known() {
@@ -117,16 +127,26 @@ func (gv *give) offer(h *link.Handover, peer string) (*ring.Ring, error) {
 	}
 }
 
-// list names the topics for a peer: those that the ring in use gives to it, and those that were sealed for it.
-func (gv *give) list(peer string) (*ring.Ring, []string) {
+// list names the topics for a peer: those that the ring in use gives to it, and those that were sealed for it. What was sealed
+// for an earlier process of the same server is forgotten.
+func (gv *give) list(peer taker) (*ring.Ring, []string) {
 	gv.mu.Lock()
 	defer gv.mu.Unlock()
 	rg := gv.s.rings.Current()
-	names := gv.s.topics.Foreign(func(name string) bool { return rg.Owner(name).ID == peer })
+	names := gv.s.topics.Foreign(func(name string) bool { return rg.Owner(name).ID == peer.id })
+	lost := 0
 	for name, g := range gv.given {
-		if g.to == peer {
+		switch {
+		case g.to == peer:
 			names = append(names, name)
+		case g.to.id == peer.id:
+			delete(gv.given, name)
+			lost++
 		}
+	}
+	if lost > 0 {
+		gv.s.log.Warn("a server that was taking topics over has restarted; they begin anew",
+			zap.String("to", peer.id), zap.Int("topics", lost))
 	}
 	return rg, names
 }
@@ -135,7 +155,7 @@ func (gv *give) list(peer string) (*ring.Ring, []string) {
 //
 // The ring is looked at under give.mu, as it is in list: whatever list told a third server, whether this topic was here
 // or was another's, is so.
-func (gv *give) seal(name, peer string, rg *ring.Ring) *linkpb.TopicState {
+func (gv *give) seal(name string, peer taker, rg *ring.Ring) *linkpb.TopicState {
 	gv.mu.Lock()
 	defer gv.mu.Unlock()
 	if gv.s.rings.Current() != rg {
@@ -143,7 +163,7 @@ func (gv *give) seal(name, peer string, rg *ring.Ring) *linkpb.TopicState {
 	}
 	var state *linkpb.TopicState
 	pending := false
-	if rg.Owner(name).ID == peer {
+	if rg.Owner(name).ID == peer.id {
 		state, pending = gv.s.topics.Seal(name, rg.Version())
 	}
 	g := gv.given[name]
@@ -172,12 +192,26 @@ func trim(state *linkpb.TopicState) {
 }
 
 // taken forgets topics that have arrived at the peer.
-func (gv *give) taken(names []string, peer string) {
+func (gv *give) taken(names []string, peer taker) {
 	gv.mu.Lock()
 	defer gv.mu.Unlock()
 	for _, name := range names {
 		if g := gv.given[name]; g != nil && g.to == peer {
 			delete(gv.given, name)
+			gv.s.moves.given.Add(1)
+		}
+	}
+}
+
+// arrived is taken for what arrived over an earlier connection. Meanwhile the topic may have come back and been sealed
+// again: that state has another position.
+func (gv *give) arrived(list []*linkpb.Arrived, peer taker) {
+	gv.mu.Lock()
+	defer gv.mu.Unlock()
+	for _, a := range list {
+		g := gv.given[a.Topic]
+		if g != nil && g.to == peer && a.Position.GetEpoch() == g.state.Position.Epoch && a.Position.GetOffset() == g.state.Position.Offset {
+			delete(gv.given, a.Topic)
 			gv.s.moves.given.Add(1)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
-	"github.com/ringcast/ringcast/shared/ring"
 )
 
 // A ring change moves topics between servers that are all at work. The new owner pulls:
@@ -45,28 +44,10 @@ type take struct {
 
 	mu     sync.Mutex
 	givers map[string]*giver // of the current round, by server id; empty when everything is settled
+	dead   map[string]bool   // servers that were given up and have not been reached since
+	// arrived has the states that are installed and that their givers do not know to be: by giver and topic.
+	arrived map[string]map[string]*linkpb.Position
 }
-
-// giver is one other server in a round. Guarded by take.mu, but for what is static.
-type giver struct {
-	server ring.Server // static
-	before bool        // static: an older ring has it, so it is likely to have topics of ours
-
-	settled bool                 // what is not in offers it has not, or it was given up
-	offers  map[string]offer     // not installed yet
-	pulled  map[string]time.Time // when those on their way were asked for
-	urgent  []string             // those that requests wait for, and names that are not on offer
-	wake    chan struct{}        // urgent has something
-}
-
-// offer is the state of a topic that a giver has for us.
-type offer uint8
-
-const (
-	open  offer = iota // to be pulled
-	asked              // pulled; its state is on its way
-	later              // the giver waits for it itself
-)
 
 const (
 	// startPatience bounds the wait, at the start, for servers of which nothing says that they have topics of ours.
@@ -83,65 +64,13 @@ const (
 // errNewRing ends a handover of a round that is not the current one any more.
 var errNewRing = errors.New("the ring has changed")
 
+var errUnasked = errors.New("peer gives what was not asked for")
+
 func newTake(s *Server) *take {
-	return &take{s: s, kick: make(chan struct{}, 1), givers: make(map[string]*giver)}
-}
-
-// begin opens a round: until a server has told what it has, it may have anything. known lists the rings that matter,
-// the one about to be used first. It is called before that ring is used, by one goroutine at a time.
-func (tk *take) begin(known []*ring.Ring) {
-	givers := make(map[string]*giver)
-	for i, r := range known {
-		for _, server := range r.Servers() {
-			if server.ID == tk.s.cfg.ID {
-				continue
-			}
-			if givers[server.ID] == nil {
-				givers[server.ID] = &giver{server: server, offers: make(map[string]offer), pulled: make(map[string]time.Time), wake: make(chan struct{}, 1)}
-			}
-			givers[server.ID].before = i > 0
-		}
+	return &take{
+		s: s, kick: make(chan struct{}, 1), givers: make(map[string]*giver), dead: make(map[string]bool),
+		arrived: make(map[string]map[string]*linkpb.Position),
 	}
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	tk.givers = givers
-	select {
-	case tk.kick <- struct{}{}:
-	default:
-	}
-}
-
-// elsewhere reports whether another server may have the topic.
-func (tk *take) elsewhere(name string) bool {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	for _, g := range tk.givers {
-		if _, ok := g.offers[name]; ok || !g.settled {
-			return true
-		}
-	}
-	return false
-}
-
-// request is elsewhere for a topic that is asked for: it is pulled next if a server has it. It is called under a
-// registry shard's lock.
-func (tk *take) request(name string) bool {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	found := false
-	for _, g := range tk.givers {
-		if state, ok := g.offers[name]; ok && state == open {
-			g.urgent = append(g.urgent, name)
-			select {
-			case g.wake <- struct{}{}:
-			default:
-			}
-			return true
-		} else if ok || !g.settled {
-			found = true
-		}
-	}
-	return found
 }
 
 // run runs round after round until ctx is canceled.
@@ -173,10 +102,9 @@ func (tk *take) run(ctx context.Context) {
 // here; it is tried on then, for the topics that are not used until it comes back, and so that it ends the others.
 func (tk *take) from(ctx context.Context, g *giver) {
 	log := tk.s.log.With(zap.String("old_owner", g.server.ID))
-	patience := tk.s.cfg.HandoverTimeout
-	if !g.before {
-		patience = min(patience, startPatience)
-	}
+	patience := tk.patience(g)
+	// A dial may take longer than this when nothing answers at all.
+	defer time.AfterFunc(startPatience, func() { tk.unreached(g, true) }).Stop()
 	deadline, gaveUp := time.Now().Add(patience), false
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -201,6 +129,9 @@ func (tk *take) from(ctx context.Context, g *giver) {
 		if taken > 0 || reached && time.Since(began) > redialSlow {
 			deadline, gaveUp = time.Now().Add(patience), false // it was at work
 		}
+		if !reached {
+			tk.unreached(g, false)
+		}
 		if time.Now().Before(deadline) {
 			pause.Reset(redialPause)
 			continue
@@ -223,20 +154,6 @@ func (tk *take) finish(g *giver) {
 	if tk.givers[g.server.ID] == g {
 		delete(tk.givers, g.server.ID)
 	}
-	tk.mu.Unlock()
-	tk.resolve()
-}
-
-// giveUp makes topics wait for a giver no longer.
-func (tk *take) giveUp(g *giver) {
-	if g.before {
-		tk.s.topics.Doubt(time.Now().Add(tk.s.cfg.NameGrace)) // it may have had names
-	}
-	tk.mu.Lock()
-	g.settled = true
-	tk.s.moves.lost.Add(uint64(len(g.offers)))
-	clear(g.offers)
-	g.urgent = nil
 	tk.mu.Unlock()
 	tk.resolve()
 }
@@ -265,7 +182,8 @@ func (tk *take) resolveOne(name string) {
 func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
 	cfg := tk.s.link()
 	cfg.Server = g.server.ID
-	t, err := link.Take(ctx, g.server.Addr, cfg, tk.hello())
+	hello := tk.hello(g)
+	t, err := link.Take(ctx, g.server.Addr, cfg, hello)
 	if err != nil {
 		return false, 0, err
 	}
@@ -277,6 +195,7 @@ func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int,
 			return false, 0, err
 		}
 		t.Greeted()
+		tk.heard(g, hello.Arrived)
 		tk.s.learn(m.Rings)
 		for _, name := range m.Offers {
 			offers[name] = open
@@ -290,8 +209,13 @@ func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int,
 }
 
 // hello is the first message to a giver. Older rings are left out when there is no room for them.
-func (tk *take) hello() *linkpb.Wants {
-	m := &linkpb.Wants{Server: tk.s.cfg.ID}
+func (tk *take) hello(g *giver) *linkpb.Wants {
+	m := &linkpb.Wants{Server: tk.s.cfg.ID, Instance: tk.s.instance}
+	tk.mu.Lock()
+	for topic, pos := range tk.arrived[g.server.ID] {
+		m.Arrived = append(m.Arrived, &linkpb.Arrived{Topic: topic, Position: pos})
+	}
+	tk.mu.Unlock()
 	for i, r := range tk.s.rings.Known() {
 		m.Rings = append(m.Rings, link.EncodeRing(r))
 		if i > 0 && m.SizeVT() > link.MaxWants {
@@ -300,14 +224,6 @@ func (tk *take) hello() *linkpb.Wants {
 		}
 	}
 	return m
-}
-
-// offered notes all that the giver has. What it had before a cut, and has no more, is not waited for.
-func (tk *take) offered(g *giver, offers map[string]offer, waiting []string) {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	g.offers, g.settled, g.urgent = offers, true, waiting
-	clear(g.pulled)
 }
 
 // pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it.
@@ -319,6 +235,7 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 	receiver.Go(func() { failed <- receiveAnswers(t, answers) })
 	retry := time.NewTicker(laterPause)
 	defer retry.Stop()
+	var acks [][]*linkpb.Arrived // what was sent as taken, and not answered yet
 	for flying := 0; ; {
 		names, left, err := tk.next(g, pullWindow-flying)
 		if err != nil || left+flying == 0 {
@@ -336,6 +253,7 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 				return taken, err
 			}
 			flying++
+			acks = append(acks, nil)
 		}
 		select {
 		case <-ctx.Done():
@@ -348,6 +266,11 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 		case state := <-answers:
 			flying--
 			if state == nil {
+				if len(acks) == 0 {
+					return taken, errUnasked
+				}
+				tk.heard(g, acks[0])
+				acks = acks[1:]
 				continue
 			}
 			n, err := tk.install(g, state)
@@ -359,6 +282,18 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 				return taken, err
 			}
 			flying++
+			acks = append(acks, []*linkpb.Arrived{{Topic: state.Topic, Position: state.Position}})
+		}
+	}
+}
+
+// heard notes that a giver knows of states that they have arrived.
+func (tk *take) heard(g *giver, list []*linkpb.Arrived) {
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
+	for _, a := range list {
+		if tk.arrived[g.server.ID][a.Topic] == a.Position {
+			delete(tk.arrived[g.server.ID], a.Topic)
 		}
 	}
 }
@@ -374,66 +309,7 @@ func receiveAnswers(t *link.Taking, answers chan<- *linkpb.TopicState) error {
 		select {
 		case answers <- m.State:
 		default:
-			return errors.New("peer gives what was not asked for")
-		}
-	}
-}
-
-// next picks up to n offers to pull, and returns how many are left that are not installed.
-func (tk *take) next(g *giver, n int) (names []string, left int, err error) {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	if tk.givers[g.server.ID] != g {
-		return nil, 0, errNewRing
-	}
-	pick := func(name string) {
-		if state, ok := g.offers[name]; ok && state == open {
-			g.offers[name], g.pulled[name] = asked, time.Now()
-			names = append(names, name)
-		}
-	}
-	for len(g.urgent) > 0 && len(names) < n {
-		pick(g.urgent[0])
-		g.urgent = g.urgent[1:]
-	}
-	if len(names) < n {
-		for name := range g.offers {
-			if pick(name); len(names) == n {
-				break
-			}
-		}
-	}
-	return names, len(g.offers), nil
-}
-
-// expect makes topics wait that are about to be pulled, so that a third server that asks here from now on is told of
-// them. Those that are useless, being another's by now and nothing here waiting for them, are not to be pulled.
-func (tk *take) expect(g *giver, names []string) (pull, useless []string) {
-	for _, name := range names {
-		if tk.s.topics.Expect(name) {
-			pull = append(pull, name)
-			continue
-		}
-		useless = append(useless, name)
-		tk.drop(g, name)
-	}
-	return pull, useless
-}
-
-// drop takes an offer away.
-func (tk *take) drop(g *giver, name string) {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	delete(g.offers, name)
-}
-
-// again makes topics be pulled again that the giver did not have yet.
-func (tk *take) again(g *giver) {
-	tk.mu.Lock()
-	defer tk.mu.Unlock()
-	for name, state := range g.offers {
-		if state == later {
-			g.offers[name] = open
+			return errUnasked
 		}
 	}
 }
@@ -456,6 +332,12 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 	case notYet:
 		return 0, nil
 	case !state.Absent:
+		tk.mu.Lock()
+		if tk.arrived[g.server.ID] == nil {
+			tk.arrived[g.server.ID] = make(map[string]*linkpb.Position)
+		}
+		tk.arrived[g.server.ID][name] = state.Position
+		tk.mu.Unlock()
 		tk.s.give.returned(name)
 		if tk.s.topics.Install(name, state) {
 			tk.s.moves.taken.Add(1)

@@ -387,7 +387,7 @@ func TestATopicGoesOnFromTheMiddle(t *testing.T) {
 	g.send(linkpb.KindPublish, &linkpb.Publish{Ref: 1, Topic: topic, Payload: []byte("y"), IdLow: 1})
 	waitFor(t, "the topic to wait", func() bool { return len(b.topics.Waiting()) == 1 })
 	waitFor(t, "A to know", func() bool { return a.RingVersion() == 4 })
-	if state := a.give.seal(topic, "ts-b", a.rings.Current()); state.Absent || state.Position.Offset != 1 {
+	if state := a.give.seal(topic, taker{"ts-b", b.instance}, a.rings.Current()); state.Absent || state.Position.Offset != 1 {
 		t.Fatalf("sealed %v", state)
 	}
 	f.adopt("ts-c", r3)

@@ -263,10 +263,10 @@ func TestStatesFitIntoAMessage(t *testing.T) {
 func TestGivenTopicsExpire(t *testing.T) {
 	s := start(t, Config{})
 	gv := s.give
-	old := &given{to: "ts-b", state: &linkpb.TopicState{}, at: time.Now().Add(-gv.s.cfg.HandoverTimeout * 100)}
-	gv.given["old"], gv.given["new"] = old, &given{to: "ts-b", state: &linkpb.TopicState{}, at: time.Now()}
+	old := &given{to: taker{id: "ts-b"}, state: &linkpb.TopicState{}, at: time.Now().Add(-gv.s.cfg.HandoverTimeout * 100)}
+	gv.given["old"], gv.given["new"] = old, &given{to: taker{id: "ts-b"}, state: &linkpb.TopicState{}, at: time.Now()}
 	gv.expire()
-	gv.taken([]string{"new"}, "ts-c") // not its to take
+	gv.taken([]string{"new"}, taker{id: "ts-c"}) // not its to take
 	if len(gv.given) != 1 || gv.given["new"] == nil {
 		t.Errorf("left: %v", gv.given)
 	}

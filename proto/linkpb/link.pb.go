@@ -1908,9 +1908,10 @@ type Wants struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The first: who asks, which of its processes, and the rings it knows, the newest first. The other side takes the newest
 	// if it is newer than its own.
-	Server   string  `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Rings    []*Ring `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
-	Instance uint64  `protobuf:"fixed64,60,opt,name=instance,proto3" json:"instance,omitempty"` // drawn at random when the process starts; a state is given to one process only
+	Server   string     `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Rings    []*Ring    `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
+	Instance uint64     `protobuf:"fixed64,60,opt,name=instance,proto3" json:"instance,omitempty"` // drawn at random when the process starts; a state is given to one process only
+	Arrived  []*Arrived `protobuf:"bytes,61,rep,name=arrived,proto3" json:"arrived,omitempty"`     // states that came over an earlier connection, which was lost before that was heard
 	// Later ones: topics to hand over now, and topics whose state has arrived and may be forgotten.
 	Pull          []string `protobuf:"bytes,3,rep,name=pull,proto3" json:"pull,omitempty"`
 	Taken         []string `protobuf:"bytes,4,rep,name=taken,proto3" json:"taken,omitempty"`
@@ -1969,6 +1970,13 @@ func (x *Wants) GetInstance() uint64 {
 	return 0
 }
 
+func (x *Wants) GetArrived() []*Arrived {
+	if x != nil {
+		return x.Arrived
+	}
+	return nil
+}
+
 func (x *Wants) GetPull() []string {
 	if x != nil {
 		return x.Pull
@@ -1979,6 +1987,59 @@ func (x *Wants) GetPull() []string {
 func (x *Wants) GetTaken() []string {
 	if x != nil {
 		return x.Taken
+	}
+	return nil
+}
+
+// Arrived is a state that the taking side has, by the position with which it came.
+type Arrived struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,60,opt,name=topic,proto3" json:"topic,omitempty"`
+	Position      *Position              `protobuf:"bytes,61,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Arrived) Reset() {
+	*x = Arrived{}
+	mi := &file_link_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Arrived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Arrived) ProtoMessage() {}
+
+func (x *Arrived) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Arrived.ProtoReflect.Descriptor instead.
+func (*Arrived) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Arrived) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Arrived) GetPosition() *Position {
+	if x != nil {
+		return x.Position
 	}
 	return nil
 }
@@ -1999,7 +2060,7 @@ type Gives struct {
 
 func (x *Gives) Reset() {
 	*x = Gives{}
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2072,7 @@ func (x *Gives) String() string {
 func (*Gives) ProtoMessage() {}
 
 func (x *Gives) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2085,7 @@ func (x *Gives) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gives.ProtoReflect.Descriptor instead.
 func (*Gives) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{23}
+	return file_link_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Gives) GetRings() []*Ring {
@@ -2071,7 +2132,7 @@ type TopicState struct {
 
 func (x *TopicState) Reset() {
 	*x = TopicState{}
-	mi := &file_link_proto_msgTypes[24]
+	mi := &file_link_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2144,7 @@ func (x *TopicState) String() string {
 func (*TopicState) ProtoMessage() {}
 
 func (x *TopicState) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[24]
+	mi := &file_link_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2157,7 @@ func (x *TopicState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
 func (*TopicState) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{24}
+	return file_link_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TopicState) GetTopic() string {
@@ -2161,7 +2222,7 @@ type PublishID struct {
 
 func (x *PublishID) Reset() {
 	*x = PublishID{}
-	mi := &file_link_proto_msgTypes[25]
+	mi := &file_link_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2234,7 @@ func (x *PublishID) String() string {
 func (*PublishID) ProtoMessage() {}
 
 func (x *PublishID) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[25]
+	mi := &file_link_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2247,7 @@ func (x *PublishID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishID.ProtoReflect.Descriptor instead.
 func (*PublishID) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{25}
+	return file_link_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PublishID) GetHigh() uint64 {
@@ -2238,7 +2299,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_link_proto_msgTypes[26]
+	mi := &file_link_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2311,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[26]
+	mi := &file_link_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2324,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{26}
+	return file_link_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Revoke) GetIdHigh() uint64 {
@@ -2362,7 +2423,7 @@ type NameCall struct {
 
 func (x *NameCall) Reset() {
 	*x = NameCall{}
-	mi := &file_link_proto_msgTypes[27]
+	mi := &file_link_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2435,7 @@ func (x *NameCall) String() string {
 func (*NameCall) ProtoMessage() {}
 
 func (x *NameCall) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[27]
+	mi := &file_link_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2448,7 @@ func (x *NameCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameCall.ProtoReflect.Descriptor instead.
 func (*NameCall) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{27}
+	return file_link_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NameCall) GetOp() NameOp {
@@ -2424,7 +2485,7 @@ type NameMessage struct {
 
 func (x *NameMessage) Reset() {
 	*x = NameMessage{}
-	mi := &file_link_proto_msgTypes[28]
+	mi := &file_link_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2497,7 @@ func (x *NameMessage) String() string {
 func (*NameMessage) ProtoMessage() {}
 
 func (x *NameMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[28]
+	mi := &file_link_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2510,7 @@ func (x *NameMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameMessage.ProtoReflect.Descriptor instead.
 func (*NameMessage) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{28}
+	return file_link_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NameMessage) GetTopic() string {
@@ -2491,7 +2552,7 @@ type NameLost struct {
 
 func (x *NameLost) Reset() {
 	*x = NameLost{}
-	mi := &file_link_proto_msgTypes[29]
+	mi := &file_link_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2564,7 @@ func (x *NameLost) String() string {
 func (*NameLost) ProtoMessage() {}
 
 func (x *NameLost) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[29]
+	mi := &file_link_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2577,7 @@ func (x *NameLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameLost.ProtoReflect.Descriptor instead.
 func (*NameLost) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{29}
+	return file_link_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NameLost) GetTopic() string {
@@ -2546,7 +2607,7 @@ type NameHolder struct {
 
 func (x *NameHolder) Reset() {
 	*x = NameHolder{}
-	mi := &file_link_proto_msgTypes[30]
+	mi := &file_link_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2619,7 @@ func (x *NameHolder) String() string {
 func (*NameHolder) ProtoMessage() {}
 
 func (x *NameHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[30]
+	mi := &file_link_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2632,7 @@ func (x *NameHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameHolder.ProtoReflect.Descriptor instead.
 func (*NameHolder) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{30}
+	return file_link_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NameHolder) GetGateway() string {
@@ -2724,13 +2785,17 @@ const file_link_proto_rawDesc = "" +
 	"\x04next\x18? \x01(\v2\x1a.ringcast.link.v1.PositionR\x04next\x12\x1c\n" +
 	"\trecovered\x18@ \x01(\bR\trecovered\x12\x12\n" +
 	"\x04more\x18A \x01(\bR\x04more\x12\x14\n" +
-	"\x05items\x18B \x03(\fR\x05items\"\x93\x01\n" +
+	"\x05items\x18B \x03(\fR\x05items\"\xc8\x01\n" +
 	"\x05Wants\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
 	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x1a\n" +
-	"\binstance\x18< \x01(\x06R\binstance\x12\x12\n" +
+	"\binstance\x18< \x01(\x06R\binstance\x123\n" +
+	"\aarrived\x18= \x03(\v2\x19.ringcast.link.v1.ArrivedR\aarrived\x12\x12\n" +
 	"\x04pull\x18\x03 \x03(\tR\x04pull\x12\x14\n" +
-	"\x05taken\x18\x04 \x03(\tR\x05taken\"\x9b\x01\n" +
+	"\x05taken\x18\x04 \x03(\tR\x05taken\"W\n" +
+	"\aArrived\x12\x14\n" +
+	"\x05topic\x18< \x01(\tR\x05topic\x126\n" +
+	"\bposition\x18= \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"\x9b\x01\n" +
 	"\x05Gives\x12,\n" +
 	"\x05rings\x18\x01 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x16\n" +
 	"\x06offers\x18\x02 \x03(\tR\x06offers\x12\x18\n" +
@@ -2817,7 +2882,7 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_link_proto_goTypes = []any{
 	(Code)(0),           // 0: ringcast.link.v1.Code
 	(NameOp)(0),         // 1: ringcast.link.v1.NameOp
@@ -2844,14 +2909,15 @@ var file_link_proto_goTypes = []any{
 	(*History)(nil),     // 22: ringcast.link.v1.History
 	(*Past)(nil),        // 23: ringcast.link.v1.Past
 	(*Wants)(nil),       // 24: ringcast.link.v1.Wants
-	(*Gives)(nil),       // 25: ringcast.link.v1.Gives
-	(*TopicState)(nil),  // 26: ringcast.link.v1.TopicState
-	(*PublishID)(nil),   // 27: ringcast.link.v1.PublishID
-	(*Revoke)(nil),      // 28: ringcast.link.v1.Revoke
-	(*NameCall)(nil),    // 29: ringcast.link.v1.NameCall
-	(*NameMessage)(nil), // 30: ringcast.link.v1.NameMessage
-	(*NameLost)(nil),    // 31: ringcast.link.v1.NameLost
-	(*NameHolder)(nil),  // 32: ringcast.link.v1.NameHolder
+	(*Arrived)(nil),     // 25: ringcast.link.v1.Arrived
+	(*Gives)(nil),       // 26: ringcast.link.v1.Gives
+	(*TopicState)(nil),  // 27: ringcast.link.v1.TopicState
+	(*PublishID)(nil),   // 28: ringcast.link.v1.PublishID
+	(*Revoke)(nil),      // 29: ringcast.link.v1.Revoke
+	(*NameCall)(nil),    // 30: ringcast.link.v1.NameCall
+	(*NameMessage)(nil), // 31: ringcast.link.v1.NameMessage
+	(*NameLost)(nil),    // 32: ringcast.link.v1.NameLost
+	(*NameHolder)(nil),  // 33: ringcast.link.v1.NameHolder
 }
 var file_link_proto_depIdxs = []int32{
 	4,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -2864,7 +2930,7 @@ var file_link_proto_depIdxs = []int32{
 	10, // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
 	11, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
 	22, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
-	28, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
+	29, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
 	6,  // 11: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
 	8,  // 12: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
 	9,  // 13: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
@@ -2875,13 +2941,13 @@ var file_link_proto_depIdxs = []int32{
 	19, // 18: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
 	20, // 19: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
 	23, // 20: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
-	28, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
-	30, // 22: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
-	31, // 23: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
+	29, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
+	31, // 22: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
+	32, // 23: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
 	0,  // 24: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
 	12, // 25: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
 	2,  // 26: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	29, // 27: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
+	30, // 27: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
 	0,  // 28: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
 	2,  // 29: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
 	2,  // 30: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
@@ -2892,21 +2958,23 @@ var file_link_proto_depIdxs = []int32{
 	0,  // 35: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
 	2,  // 36: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
 	11, // 37: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	11, // 38: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	26, // 39: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	2,  // 40: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	27, // 41: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	32, // 42: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
-	1,  // 43: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
-	3,  // 44: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	24, // 45: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	5,  // 46: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	25, // 47: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	46, // [46:48] is the sub-list for method output_type
-	44, // [44:46] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	25, // 38: ringcast.link.v1.Wants.arrived:type_name -> ringcast.link.v1.Arrived
+	2,  // 39: ringcast.link.v1.Arrived.position:type_name -> ringcast.link.v1.Position
+	11, // 40: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	27, // 41: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	2,  // 42: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	28, // 43: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	33, // 44: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
+	1,  // 45: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
+	3,  // 46: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	24, // 47: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	5,  // 48: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	26, // 49: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	48, // [48:50] is the sub-list for method output_type
+	46, // [46:48] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -2940,7 +3008,7 @@ func file_link_proto_init() {
 		(*DownItem_NameMessage)(nil),
 		(*DownItem_NameLost)(nil),
 	}
-	file_link_proto_msgTypes[26].OneofWrappers = []any{
+	file_link_proto_msgTypes[27].OneofWrappers = []any{
 		(*Revoke_User)(nil),
 		(*Revoke_TokenId)(nil),
 		(*Revoke_Session)(nil),
@@ -2951,7 +3019,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

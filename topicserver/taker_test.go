@@ -1,0 +1,175 @@
+package topicserver
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// byHand is a taker that does what a test wants.
+type byHand struct {
+	*link.Taking
+	t *testing.T
+}
+
+// takeByHand opens a handover as a process of ts-b and returns what is on offer.
+func takeByHand(t *testing.T, s *server, rg *ring.Ring, instance uint64, arrived ...*linkpb.Arrived) (*byHand, []string) {
+	t.Helper()
+	h, err := link.Take(t.Context(), s.addr, link.Config{}, &linkpb.Wants{
+		Server: "ts-b", Instance: instance, Rings: []*linkpb.Ring{link.EncodeRing(rg)}, Arrived: arrived,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	m, err := h.Receive()
+	if err != nil || !m.Offered {
+		t.Fatalf("offers %v, %v", m, err)
+	}
+	h.Greeted()
+	return &byHand{h, t}, m.Offers
+}
+
+func (h *byHand) pull(name string) *linkpb.TopicState {
+	h.t.Helper()
+	if err := h.Send(&linkpb.Wants{Pull: []string{name}}); err != nil {
+		h.t.Fatal(err)
+	}
+	m, err := h.Receive()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return m.State
+}
+
+// moving returns a server with a topic that its ring has and the ring v8 gives to ts-b.
+func moving(t *testing.T) (s *server, r8 *ring.Ring, name string) {
+	t.Helper()
+	s = start(t, Config{}, "ts-a", "ts-b")
+	r8, err := ring.New(8, []ring.Server{{ID: "ts-b", Addr: "127.0.0.1:2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name = ownedBy(t, 1, s.rings.Current(), "ts-a", r8, "ts-b")[0]
+	s.connect(t, "gw-a").publishAt(t, name, "x")
+	return s, r8, name
+}
+
+// A taker gets a state, is cut off before it can say so, and ends. Its next process must not go on from that state: the first
+// one may have given positions behind it to others.
+func TestAStateIsForOneProcess(t *testing.T) {
+	s, r8, name := moving(t)
+	h, _ := takeByHand(t, s, r8, 1)
+	if state := h.pull(name); state.Absent || state.Position.Offset != 1 {
+		t.Fatalf("state %v", state)
+	}
+	h.Close()
+	h, offers := takeByHand(t, s, r8, 1)
+	if len(offers) != 1 || h.pull(name).Absent {
+		t.Errorf("the same process is offered %v", offers)
+	}
+	h.Close()
+	for _, instance := range []uint64{2, 1} {
+		if h, offers = takeByHand(t, s, r8, instance); len(offers) != 0 || !h.pull(name).Absent {
+			t.Errorf("process %d is offered %v", instance, offers)
+		}
+		h.Close()
+	}
+	if n := s.give.pending(); n != 0 {
+		t.Errorf("%d topics left", n)
+	}
+	if n := s.logs.FilterMessage("a server that was taking topics over has restarted; they begin anew").Len(); n != 1 {
+		t.Errorf("log %v", s.logs.All())
+	}
+}
+
+// What has arrived over a connection that is gone is forgotten by the next greeting, and only that.
+func TestArrivedEarlier(t *testing.T) {
+	s, r8, name := moving(t)
+	h, _ := takeByHand(t, s, r8, 1)
+	pos := h.pull(name).Position
+	h.Close()
+	for _, other := range []*linkpb.Position{nil, {Epoch: pos.Epoch, Offset: pos.Offset + 1}, {Epoch: pos.Epoch + 2, Offset: pos.Offset}} {
+		h, offers := takeByHand(t, s, r8, 1, &linkpb.Arrived{Topic: name, Position: other}, &linkpb.Arrived{Topic: "t:none"})
+		if h.Close(); len(offers) != 1 {
+			t.Errorf("arrived at %v: offers %v", other, offers)
+		}
+	}
+	h, offers := takeByHand(t, s, r8, 1, &linkpb.Arrived{Topic: name, Position: pos})
+	if h.Close(); len(offers) != 0 || s.give.pending() != 0 {
+		t.Errorf("offers %v, %d left", offers, s.give.pending())
+	}
+}
+
+// A taker that is cut off before a giver has heard what arrived says it when it comes again.
+func TestTheTakerSaysWhatArrived(t *testing.T) {
+	f := startFleet(t, handoverTest, []string{"ts-a", "ts-b"}, "ts-a", "ts-b")
+	f.settled(1)
+	a, b := f.servers["ts-a"], f.servers["ts-b"]
+	pos := &linkpb.Position{Epoch: 5, Offset: 7}
+	b.take.mu.Lock()
+	b.take.arrived["ts-a"] = map[string]*linkpb.Position{"t:x": pos}
+	b.take.mu.Unlock()
+	a.give.mu.Lock()
+	a.give.given["t:x"] = &given{to: taker{"ts-b", b.instance}, state: &linkpb.TopicState{Topic: "t:x", Position: pos}, at: time.Now()}
+	a.give.mu.Unlock()
+	f.adopt("ts-b", f.ring(2, "ts-a", "ts-b"))
+	f.settled(2)
+	b.take.mu.Lock()
+	defer b.take.mu.Unlock()
+	if n := len(b.take.arrived["ts-a"]); n != 0 || b.Stats().Topics != 0 {
+		t.Errorf("%d still to be said, %d topics", n, b.Stats().Topics)
+	}
+}
+
+// A server that is dead at a ring edit costs its own topics a wait, once, and the others nothing.
+func TestADeadServerCostsOneWait(t *testing.T) {
+	cfg := Config{HandoverTimeout: 4 * time.Second}
+	f := startFleet(t, cfg, []string{"ts-a", "ts-b", "ts-c"}, "ts-a", "ts-b", "ts-c")
+	f.settled(1)
+	a := f.servers["ts-a"]
+	r1, r2 := f.ring(1, "ts-a", "ts-b", "ts-c"), f.ring(2, "ts-a", "ts-b")
+	f.servers["ts-c"].stop()
+	delete(f.servers, "ts-c")
+	g := a.connect(t, "gw-a")
+	publish := func(topic string) time.Duration {
+		t.Helper()
+		begin := time.Now()
+		for ; ; g.ref++ {
+			g.send(linkpb.KindPublish, &linkpb.Publish{Ref: g.ref + 1, Topic: topic, IdLow: 1})
+			if rep := g.reply(t, g.ref+1); rep.Code == linkpb.Code_OK {
+				g.ref++
+				return time.Since(begin)
+			} else if rep.Code != linkpb.Code_NOT_OWNER {
+				t.Fatalf("%s: %v", topic, rep)
+			}
+		}
+	}
+	f.adopt("ts-a", r2)
+	if took := publish(ownedBy(t, 1, r1, "ts-b", r2, "ts-a")[0]); took > cfg.HandoverTimeout/2 {
+		t.Errorf("a topic of the server that lives waited %v", took)
+	}
+	if took := publish(ownedBy(t, 1, r1, "ts-a", r2, "ts-a")[0]); took > cfg.HandoverTimeout/2 {
+		t.Errorf("a topic that does not move waited %v", took)
+	}
+	were := ownedBy(t, 2, r1, "ts-c", r2, "ts-a")
+	if took := publish(were[0]); took < time.Second {
+		t.Errorf("a topic of the dead server waited only %v", took)
+	}
+	// It is dead at the next edits, too.
+	r4 := f.ring(4, "ts-a", "ts-b")
+	f.adopt("ts-a", f.ring(3, "ts-a"), r4)
+	for i := 0; ; i++ {
+		topic := fmt.Sprint("topics:later", i)
+		if r1.Owner(topic).ID == "ts-c" && r4.Owner(topic).ID == "ts-a" {
+			if took := publish(topic); took > cfg.HandoverTimeout/2 {
+				t.Errorf("at the next edit it waited %v", took)
+			}
+			return
+		}
+	}
+}
