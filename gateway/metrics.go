@@ -99,6 +99,8 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("names", "Exclusive names that sessions hold now.", func() float64 { return float64(g.router.Stats().Names) })
 	counter("names_lost_total", "Exclusive names that sessions have lost without releasing them.",
 		func() float64 { return float64(g.router.Stats().NamesLost) })
+	counter("ring_conflicts_total", "Rings of topic servers that have the version of the one in use and other content.",
+		func() float64 { return float64(g.router.Stats().Conflicts) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
 	g.registerRouter(reg, gauge, counter)

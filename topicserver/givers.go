@@ -218,4 +218,3 @@ func (tk *take) again(g *giver) {
 		}
 	}
 }
-

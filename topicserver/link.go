@@ -131,11 +131,11 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		}
 		l.s.revoke(l, m)
 	case linkpb.KindUpRing:
-		var m linkpb.Ring
+		m := new(linkpb.Ring)
 		if err := m.UnmarshalVT(body); err != nil {
 			return err
 		}
-		l.s.learn([]*linkpb.Ring{&m})
+		l.s.learnLater(m)
 	}
 	// An item of a later protocol version is not ours to judge.
 	return nil

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"slices"
-	"strings"
 	"syscall"
 
 	"go.uber.org/zap"
@@ -24,6 +22,9 @@ func (s *Server) claim(name string) topic.Claim {
 	case mutant.Is(mutant.IgnoreRing):
 		return topic.Ours
 	case s.rings.Current().Owner(name).ID != s.cfg.ID:
+		if s.building.Load() > 0 {
+			return topic.OursLater // perhaps; see learnLater
+		}
 		return topic.NotOurs
 	case s.take.request(name):
 		return topic.OursLater
@@ -91,9 +92,25 @@ func (s *Server) ringChanged(old, next *ring.Ring) {
 	}
 }
 
-// learn takes rings that a peer knows: a newer one is used, older ones tell who may have topics of ours. It is called by
-// those who receive from peers, and building a ring that is news takes milliseconds.
+// learnLater is learn for those who must not wait. Until it is done, requests for topics that the ring in use gives to others
+// wait: the peer that knows the newer ring may send them because of it.
+func (s *Server) learnLater(m *linkpb.Ring) {
+	if s.compare(m); !s.rings.News(m.GetVersion()) {
+		return
+	}
+	s.building.Add(1)
+	s.learning.Go(func() {
+		s.learn([]*linkpb.Ring{m})
+		s.building.Add(-1)
+		s.take.resolve()
+	})
+}
+
+// learn takes rings that a peer knows: a newer one is used, older ones tell who may have topics of ours. Building a ring that
+// is news takes milliseconds, a second if it is large; several peers that tell the same one have it built once.
 func (s *Server) learn(rings []*linkpb.Ring) {
+	s.learnMu.Lock()
+	defer s.learnMu.Unlock()
 	for _, m := range rings {
 		if s.compare(m); !s.rings.News(m.GetVersion()) {
 			continue
@@ -125,12 +142,8 @@ func (s *Server) compare(m *linkpb.Ring) {
 	if current.Version() != m.GetVersion() {
 		return
 	}
-	var servers []ring.Server
-	for _, one := range m.GetServers() {
-		servers = append(servers, ring.Server{ID: one.GetId(), Addr: one.GetAddr(), Weight: int(max(one.GetWeight(), 1))})
-	}
-	slices.SortFunc(servers, func(a, b ring.Server) int { return strings.Compare(a.ID, b.ID) })
-	if !slices.Equal(servers, current.Servers()) {
+	if !link.SameRing(m, current) {
+		s.conflicts.Add(1)
 		s.log.Error("RING_CONFLICT: a peer's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}
 }

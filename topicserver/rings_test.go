@@ -49,6 +49,38 @@ func TestARingComesFromAGateway(t *testing.T) {
 	}
 }
 
+// While a newer ring is being built, what it may have sent here waits; what it has not is answered as before then.
+func TestRequestsWaitForARingThatIsBuilt(t *testing.T) {
+	s := start(t, Config{}, "ts-a", "ts-b")
+	r8, err := ring.New(8, []ring.Server{{ID: "ts-a", Addr: "127.0.0.1:1"}, {ID: "ts-b", Addr: "127.0.0.1:2", Weight: 3}, {ID: "ts-c", Addr: "127.0.0.1:3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others string
+	for i := 0; others == ""; i++ {
+		if name := fmt.Sprint("t:", i); s.rings.Current().Owner(name).ID == "ts-b" && r8.Owner(name).ID == "ts-c" {
+			others = name
+		}
+	}
+	g := s.connect(t, "gw-a")
+	s.learnMu.Lock()
+	g.send(linkpb.KindUpRing, link.EncodeRing(r8))
+	g.send(linkpb.KindPublish, &linkpb.Publish{Ref: 1, Topic: others, IdLow: 1})
+	waitFor(t, "the publish to wait", func() bool { return len(s.topics.Waiting()) == 1 })
+	s.learnMu.Unlock()
+	if rep := g.reply(t, 1); rep.Code != linkpb.Code_NOT_OWNER || s.RingVersion() != 8 {
+		t.Errorf("reply %v under ring v%d", rep, s.RingVersion())
+	}
+	s.learnMu.Lock()
+	g.send(linkpb.KindUpRing, &linkpb.Ring{Version: 9}) // of no use
+	g.send(linkpb.KindPublish, &linkpb.Publish{Ref: 2, Topic: others, IdLow: 2})
+	waitFor(t, "the publish to wait", func() bool { return len(s.topics.Waiting()) == 1 })
+	s.learnMu.Unlock()
+	if rep := g.reply(t, 2); rep.Code != linkpb.Code_NOT_OWNER || s.RingVersion() != 8 {
+		t.Errorf("reply %v under ring v%d", rep, s.RingVersion())
+	}
+}
+
 func TestRingsThatAreOfNoUse(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -67,12 +99,20 @@ func TestRingsThatAreOfNoUse(t *testing.T) {
 			g := s.connect(t, "gw-a")
 			g.send(linkpb.KindUpRing, test.ring)
 			g.publish(t, "t:a", "x") // the lane lives
+			if test.log != "" {
+				waitFor(t, "the log line", func() bool { return s.logs.FilterLevelExact(zapcore.ErrorLevel).Len() > 0 })
+			}
+			s.learnMu.Lock() // whoever judges it has done so
+			defer s.learnMu.Unlock()
 			var got string
 			for _, e := range s.logs.FilterLevelExact(zapcore.ErrorLevel).All() {
 				got += e.Message
 			}
 			if got != test.log || s.RingVersion() != 7 {
 				t.Errorf("logged %q, ring v%d; want %q, v7", got, s.RingVersion(), test.log)
+			}
+			if n := s.conflicts.Load(); (n == 1) != (test.name == "same version, other content") {
+				t.Errorf("%d conflicts counted", n)
 			}
 		})
 	}

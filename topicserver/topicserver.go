@@ -43,13 +43,17 @@ type Server struct {
 	serving    atomic.Bool
 	refused    atomic.Uint64 // lanes that were answered with a Refusal
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
+	conflicts  atomic.Uint64 // rings of peers with the version of ours and other content
+	building   atomic.Int64  // rings that learnLater has begun and not finished with
 	moves      moves
 	times      times
 	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
 	ringFailed atomic.Bool    // the ring file is of no use
 	look       chan os.Signal // asks for a look at the ring file
 
-	revoked revoke.Table // for gateways that are linked later
+	revoked  revoke.Table   // for gateways that are linked later
+	learning sync.WaitGroup // learnLater
+	learnMu  sync.Mutex     // held while a peer's ring is judged and built
 
 	mu    sync.Mutex
 	lanes map[laneKey]*lane
@@ -135,6 +139,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		zap.Uint64("ring_version", s.rings.Current().Version()), zap.Int("servers", len(s.rings.Current().Servers())))
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer s.learning.Wait() // the lanes have ended by then
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {

@@ -251,7 +251,7 @@ func TestRingFromATopicServer(t *testing.T) {
 	w, a, b, m := newMover(t, func(c *Config) { c.Adopted = func(r *ring.Ring) { adopted <- r } })
 	m.publishes("1")
 	u := a.expectPublishes(m.topic, "1")[0]
-	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 1, a))) // not newer
+	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 1, a))) // a conflict
 	u.send(linkpb.KindDownRing, &linkpb.Ring{Version: 9})  // no ring
 	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 2, b))) // without the one that says it
 	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 2, b))) // once more
@@ -268,6 +268,9 @@ func TestRingFromATopicServer(t *testing.T) {
 	}
 	if v := w.r.Rings().Current().Version(); v != 2 {
 		t.Errorf("ring version %d", v)
+	}
+	if n := w.r.Stats().Conflicts; n != 1 {
+		t.Errorf("%d conflicts", n)
 	}
 }
 

@@ -450,15 +450,35 @@ func refusal(code linkpb.Code) Outcome {
 	return o
 }
 
-// learn takes a ring that the server has, if it is newer.
+// learn takes a ring that the server has, if it is newer. It is built elsewhere: that takes milliseconds, a second if the ring
+// is large, and a receiver must not wait.
 func (l *lane) learn(m *linkpb.Ring) {
-	if m.Version <= l.r.rings.Current().Version() {
-		return
+	r := l.r
+	switch current := r.rings.Current(); {
+	case m.Version > current.Version():
+		r.learnMu.Lock()
+		defer r.learnMu.Unlock()
+		if r.learning != m.Version { // else another lane has brought it
+			r.learning = m.Version
+			r.running.Go(func() { l.build(m) })
+		}
+	case m.Version == current.Version() && !link.SameRing(m, current):
+		r.stats.conflicts.Add(1)
+		l.log.Error("RING_CONFLICT: the topic server's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}
+}
+
+// build puts a ring to use that the server has.
+func (l *lane) build(m *linkpb.Ring) {
 	next, err := link.DecodeRing(m)
 	if err == nil {
 		err = l.r.rings.Adopt(next)
 	}
+	l.r.learnMu.Lock()
+	if l.r.learning == m.Version {
+		l.r.learning = 0
+	}
+	l.r.learnMu.Unlock()
 	if errors.Is(err, ring.ErrSame) || errors.Is(err, ring.ErrOlder) {
 		return // another lane was faster
 	}

@@ -114,6 +114,9 @@ type Router struct {
 	parked atomic.Int64  // bytes of publishes that wait in flows
 	linked atomic.Bool   // there has been a link to every topic server
 
+	learnMu  sync.Mutex
+	learning uint64 // version of the ring that was last begun to be built; 0 when it is done
+
 	runMu   sync.Mutex
 	runCtx  context.Context // of Run; nil before
 	running sync.WaitGroup  // lanes
@@ -137,6 +140,7 @@ type counters struct {
 	overruns   atomic.Uint64
 	stray      atomic.Uint64
 	unfit      atomic.Uint64
+	conflicts  atomic.Uint64
 	lanesLost  atomic.Uint64
 	names      atomic.Int64 // held now
 	namesLost  atomic.Uint64
@@ -321,6 +325,7 @@ type Stats struct {
 	Overruns   uint64 // messages that ended their topic on loops too busy to deliver them
 	Stray      uint64 // messages received that no subscription waits for
 	Unfit      uint64 // binary messages not handed to channels whose protocol has no place for them
+	Conflicts  uint64 // rings of topic servers that have the version of the one in use and other content
 	LanesLost  uint64 // connections to topic servers that had been greeted and ended
 	NamesLost  uint64 // exclusive names that sessions have lost without releasing them
 	Names      int    // exclusive names that sessions hold, now
@@ -344,6 +349,7 @@ func (r *Router) Stats() Stats {
 		Unfit:      r.stats.unfit.Load(),
 		NamesLost:  r.stats.namesLost.Load(),
 		Names:      int(r.stats.names.Load()),
+		Conflicts:  r.stats.conflicts.Load(),
 		LanesLost:  r.stats.lanesLost.Load(),
 		Moving:     int(r.moving.Load()),
 	}

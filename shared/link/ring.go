@@ -2,6 +2,8 @@ package link
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/ring"
@@ -14,6 +16,16 @@ func EncodeRing(r *ring.Ring) *linkpb.Ring {
 		m.Servers = append(m.Servers, &linkpb.RingServer{Id: s.ID, Addr: s.Addr, Weight: uint32(s.Weight)})
 	}
 	return m
+}
+
+// SameRing reports whether a peer's ring has the same servers as r. It builds nothing.
+func SameRing(m *linkpb.Ring, r *ring.Ring) bool {
+	var servers []ring.Server
+	for _, s := range m.GetServers() {
+		servers = append(servers, ring.Server{ID: s.GetId(), Addr: s.GetAddr(), Weight: int(max(s.GetWeight(), 1))})
+	}
+	slices.SortFunc(servers, func(a, b ring.Server) int { return strings.Compare(a.ID, b.ID) })
+	return slices.Equal(servers, r.Servers())
 }
 
 // DecodeRing makes the ring that a peer sent. It builds the whole ring, which takes milliseconds: callers compare
