@@ -54,6 +54,7 @@ type join struct {
 	channel *hub.Channel
 	place   *hub.Position // resume after this one; nil: from now on
 	serial  uint64        // of the first answer that counts for it
+	shared  bool          // that answer may be older than the join
 	done    func(Outcome)
 	since   time.Time
 }
@@ -78,22 +79,22 @@ func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done fun
 	c.ID = l.nextID
 	w := l.joins[topic]
 	// Only the subscription knows whether messages flow, so a join asks even where the loop has channels already.
-	sub, serial, pos, ok := l.r.subscribe(topic, l.loop.Index(), place)
-	if w != nil && w.sub != sub {
+	t := l.r.subscribe(topic, l.loop.Index(), place)
+	if w != nil && w.sub != t.sub {
 		l.abandon(topic, w)
 		w = nil
 	}
-	if ok && w == nil {
-		l.answer(done, Outcome{Position: l.enter(topic, c, pos)})
+	if t.flows && w == nil {
+		l.answer(done, Outcome{Position: l.enter(topic, c, t.pos)})
 		return
 	}
 	if w == nil {
-		w = &waiting{sub: sub}
+		w = &waiting{sub: t.sub}
 		l.joins[topic] = w
 		l.waits.Add(1)
 	}
-	w.joins = append(w.joins, join{c, place, serial, done, time.Now()})
-	l.touch(sub.lane)
+	w.joins = append(w.joins, join{c, place, t.serial, t.shared, done, time.Now()})
+	l.touch(t.sub.lane)
 }
 
 // abandon ends joins that wait for a subscription that is no more.
@@ -133,7 +134,8 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 	last := l.hub.Remove(c)
 	l.channels.Add(-1)
 	l.tell(topic, linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.ID})
-	// Joins that wait are the loop's interest too: giving it up would leave them without their answer.
+	// Joins that wait are the loop's interest too. Their answer may be in the loop's queue already: who lets go of the
+	// topic now misses what comes until they are handled.
 	if last && l.joins[topic] == nil {
 		l.r.release(topic, l.loop.Index())
 	}
@@ -225,11 +227,33 @@ func (l *Local) subscribed(e *event) {
 		return
 	}
 	for _, j := range ready {
+		if j.shared && ahead(j.place, e.outcome.Position) {
+			l.ask(topic, w, j)
+			continue
+		}
 		l.complete(topic, j, e)
 	}
 	if len(w.joins) == 0 {
 		l.settle(topic)
 	}
+}
+
+// ahead reports whether a client has been farther than an answer knows: it was, over another gateway, when the answer was
+// on its way already.
+func ahead(place *hub.Position, top hub.Position) bool {
+	return place != nil && place.Epoch == top.Epoch && place.Offset > top.Offset
+}
+
+// ask has a join wait for an answer that is newer than itself.
+func (l *Local) ask(topic string, w *waiting, j join) {
+	t := l.r.subscribe(topic, l.loop.Index(), j.place)
+	if t.sub != w.sub {
+		l.answer(j.done, Outcome{Code: linkpb.Code_UNAVAILABLE, Detail: "the topic's owner does not serve it"})
+		return
+	}
+	j.serial, j.shared = t.serial, false
+	w.joins = append(w.joins, j)
+	l.touch(t.sub.lane)
 }
 
 // complete joins one channel. What it missed comes behind the reply and before anything else.

@@ -399,3 +399,65 @@ func (m *member) drain(at uint64) uint64 {
 		}
 	}
 }
+
+// A client drops its socket and is back on the same loop before the drop is noticed: what it joins for must not end with
+// its old channel, which is the last one there, wherever the answer is at that moment.
+func TestTheLastChannelLeavesWhileOneResumes(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		answered bool // the answer waits in the loop's queue
+	}{{"before the answer", false}, {"before the answer is handled", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			o := w.start()
+			old, _ := w.joined(o, "room", 7, 5)
+			back := w.member("room")
+			back.resume(7, 5)
+			u := o.expect("subscribe room since 7:5")
+			if !tt.answered {
+				old.onLoop(old.leave)
+				u.recover(7, 5, 6)
+			} else {
+				do, release := w.hold(0)
+				u.recover(7, 5, 6)
+				w.eventually("the answer is posted", func() bool {
+					s := w.r.shard("room")
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					return s.topics["room"].last.Offset == 6
+				})
+				do(old.leave)
+				release()
+			}
+			u.fanOut(7, 7)
+			back.wantRecovered(7, 5)
+			back.hears(6, 7)
+		})
+	}
+}
+
+// A client that was farther over another gateway than the answer that it shares is asked for anew, once.
+func TestAResumeAheadOfASharedAnswer(t *testing.T) {
+	w := newWorld(t, 1)
+	o := w.start()
+	first, ahead, liar := w.member("room"), w.member("room"), w.member("room")
+	first.resume(7, 5)
+	u := o.expect("subscribe room since 7:5")
+	ahead.resume(7, 9)
+	liar.resume(7, 99)
+	u.recover(7, 5, 8)
+	first.wantRecovered(7, 5)
+	first.hears(6, 7, 8)
+	o.joins(first)
+	u = o.expect("subscribe room since 7:8")
+	u.fanOut(7, 9, 10)
+	u.recover(7, 8, 10)
+	ahead.wantRecovered(7, 9)
+	ahead.hears(10)
+	liar.wantOK(7, 10)
+	first.hears(9, 10)
+	u.fanOut(7, 11)
+	for _, m := range []*member{first, ahead, liar} {
+		m.hears(11)
+	}
+}

@@ -101,31 +101,38 @@ func (f *fetch) covers(p hub.Position) bool {
 	return p == top || f.from != nil && p.Epoch == top.Epoch && p.Offset >= f.from.Offset && p.Offset <= top.Offset
 }
 
-// subscribe registers a loop's interest in a topic. With since, it fetches what follows that place; otherwise, when
-// messages flow already, it reports true: then the loop gets everything after the returned position, and perhaps older
-// messages that wait in its task queue. If not, Local.subscribed is called with a serial of at least the returned one.
-func (r *Router) subscribe(topic string, loop int, since *hub.Position) (sub *subscription, serial uint64, pos hub.Position, ok bool) {
+// ticket is what a join gets for its interest in a topic.
+type ticket struct {
+	sub    *subscription
+	flows  bool         // messages flow: the loop gets everything behind pos, and perhaps older ones that wait in its queue
+	pos    hub.Position // if flows
+	serial uint64       // if not: of the first answer that counts; Local.subscribed is called with it or a higher one
+	shared bool         // that answer may be older than the join
+}
+
+// subscribe registers a loop's interest in a topic. With since, it fetches what follows that place.
+func (r *Router) subscribe(topic string, loop int, since *hub.Position) ticket {
 	s := r.shard(topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.idle, topic)
-	sub = r.entryLocked(s, topic)
+	sub := r.entryLocked(s, topic)
 	first := !sub.wanted
 	sub.wanted = true
 	if sub.flowing && since == nil {
 		sub.live |= 1 << loop
-		return sub, 0, sub.last, true
+		return ticket{sub: sub, flows: true, pos: sub.last}
 	}
 	f := &sub.fetch
 	if f.ref != 0 && !f.asks(since) {
 		// It is under way without since; the answer that counts is the next one's.
 		f.nextWaiting |= 1 << loop
 		f.nextWants = want(f.nextWants, *since)
-		return sub, f.serial + 1, hub.Position{}, false
+		return ticket{sub: sub, serial: f.serial + 1}
 	}
 	f.waiting |= 1 << loop
 	if f.ref != 0 {
-		return sub, f.serial, hub.Position{}, false
+		return ticket{sub: sub, serial: f.serial, shared: true}
 	}
 	if since != nil {
 		f.wants = want(f.wants, *since)
@@ -133,7 +140,7 @@ func (r *Router) subscribe(topic string, loop int, since *hub.Position) (sub *su
 	if first || since != nil {
 		sub.lane.subscribe(sub)
 	}
-	return sub, f.serial, hub.Position{}, false
+	return ticket{sub: sub, serial: f.serial}
 }
 
 // laneOf returns the lane whose owner knows this gateway as a subscriber of the topic, nil if there is none.
