@@ -58,7 +58,7 @@ func (tk *take) whoMayHave(name string) (servers []string) {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
 	for id, g := range tk.givers {
-		if _, ok := g.offers[name]; ok || !g.settled {
+		if g.mayHave(name) {
 			servers = append(servers, id)
 		}
 	}

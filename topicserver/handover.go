@@ -172,6 +172,7 @@ func (tk *take) resolveOne(name string) {
 	case tk.elsewhere(name):
 	case tk.s.rings.Current().Owner(name).ID == tk.s.cfg.ID:
 		tk.s.topics.Install(name, nil)
+	case tk.s.building.Load() > 0: // the next ring may give it to us; see learnLater
 	default:
 		tk.s.topics.Abandon(name)
 	}
