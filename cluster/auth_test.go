@@ -44,6 +44,7 @@ func tokenFor(user string, life time.Duration, topics []string, more ...any) str
 
 // withAuth makes gateways demand tokens.
 func withAuth(cfg *gateway.Config) {
+	cfg.APIOpen = true
 	cfg.Auth.HMACSecret, cfg.Auth.Issuer, cfg.Auth.Audience = tokenSecret, "tests", "ringcast"
 }
 
@@ -172,8 +173,13 @@ func TestRevokeWhileJoined_OnEveryGateway(t *testing.T) {
 			*who.list = append(*who.list, client)
 		}
 	}
-	if err := c.Gateways[0].Disconnect(t.Context(), gateway.Target{User: "neo"}); err != nil {
+	resp, err := http.Post("http://"+c.Gateways[0].Addr+"/api/revoke", "application/json", strings.NewReader(`{"user":"neo"}`))
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("revoke: %d %s", resp.StatusCode, body)
 	}
 	for _, client := range neo {
 		client.expectClose(4401, "token revoked")

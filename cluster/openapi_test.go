@@ -136,6 +136,8 @@ func TestOpenAPI_RequestsAndAnswersAreAsDescribed(t *testing.T) {
 	d.do("POST", "/api/publish", `{"messages":[{"topic":"room:1","event":"say","id":"a"},{"topic":"room:1","event":"b","id":"order-17"}]}`, 200)
 	d.do("POST", "/api/publish", `{"messages":7}`, 400)
 	d.do("POST", "/api/broadcast", `{"topics":["room:1","room:2"],"event":"say","payload":{}}`, 200)
+	d.do("POST", "/api/revoke", `{"session":"1-1"}`, 200)
+	d.do("POST", "/api/revoke", `{"user":"neo"}`, 400) // there are no users without tokens
 	d.do("GET", room+"/messages?limit=3", "", 200)
 	d.do("GET", room+"/messages?limit=0", "", 400)
 	d.do("GET", "/api/cluster", "", 200)

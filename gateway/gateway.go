@@ -123,7 +123,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	}
 	g.api = api.New(api.Config{
 		Router: g.router, Topics: topics, Keys: keys, Open: cfg.APIOpen, MaxBody: cfg.APIMaxBody, MaxMessage: cfg.MaxMessage,
-		Timeout: 2*cfg.PublishTimeout + time.Second, Log: log,
+		Timeout: 2*cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Log: log,
 	})
 	if g.ingest, err = g.newIngest(); err != nil {
 		loops.Close()

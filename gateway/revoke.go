@@ -100,6 +100,15 @@ func (g *Gateway) Disconnect(ctx context.Context, t Target) error {
 	}
 }
 
+// disconnect is Disconnect for the HTTP API.
+func (g *Gateway) disconnect(ctx context.Context, user, tokenID, session string) ([]string, error) {
+	err := g.Disconnect(ctx, Target{User: user, TokenID: tokenID, Session: session})
+	if waits := (*UnconfirmedError)(nil); errors.As(err, &waits) {
+		return waits.Servers, nil
+	}
+	return nil, err
+}
+
 func (g *Gateway) newRevocation(t Target) (*linkpb.Revoke, error) {
 	set := 0
 	for _, s := range []string{t.User, t.TokenID, t.Session} {

@@ -30,6 +30,8 @@ type Config struct {
 	Keys *Keys
 	Open bool // everybody may call everything, whatever Keys has
 
+	Disconnect Disconnector // required
+
 	MaxBody    int           // bytes of a request's body; default 1 MiB
 	MaxMessage int           // bytes of one message's payload; default 64 KiB
 	Timeout    time.Duration // how long to wait for outcomes that the router should have given; default 10 s
@@ -69,6 +71,7 @@ func (a *API) Register(r fiber.Router) {
 	r.Post("/api/topics/:topic/publish", a.Need(Publish), a.publish)
 	r.Post("/api/publish", a.Need(Publish), a.publishBatch)
 	r.Post("/api/broadcast", a.Need(Publish), a.broadcast)
+	r.Post("/api/revoke", a.Need(Kick), a.revoke)
 }
 
 // Topic returns the topic that a request's path names, or the error to answer with.
