@@ -136,6 +136,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		d.ReadyWhen("auth", verifier.Ready)
 	}
 	d.Admin.HandleFunc("GET /ring", g.serveRing)
+	d.ServeStatus(g.status)
 	d.Admin.HandleFunc("GET /debug/topic", g.serveTopic)
 	return g, nil
 }

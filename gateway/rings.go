@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
@@ -48,10 +49,24 @@ func (g *Gateway) watchRing(ctx context.Context) {
 	}
 }
 
-// serveRing is the admin page /ring: which ring this gateway uses.
-func (g *Gateway) serveRing(w http.ResponseWriter, _ *http.Request) {
+// ringStatus says which ring this gateway uses.
+func (g *Gateway) ringStatus() ring.Status {
 	status := g.router.Rings().Status(g.cfg.ID, "gateway")
 	status.FileStale, status.FileFailed = g.staleFile.Load(), g.ringFailed.Load()
+	return status
+}
+
+// status is what the admin page /status says.
+func (g *Gateway) status() daemon.Status {
+	stats := g.router.Stats()
+	return daemon.Status{
+		Ring: g.ringStatus(), Lanes: stats.LanesUp, Topics: g.router.Topics(), Sessions: g.loops.Conns(), Subscribers: stats.Channels,
+		Publishes: stats.Publishes, Sends: stats.Deliveries,
+	}
+}
+
+// serveRing is the admin page /ring.
+func (g *Gateway) serveRing(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(status)
+	_ = json.NewEncoder(w).Encode(g.ringStatus())
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/mutant"
 	"github.com/ringcast/ringcast/shared/ring"
@@ -148,10 +149,24 @@ func (s *Server) compare(m *linkpb.Ring) {
 	}
 }
 
-// serveRing is the admin page /ring: which ring this server uses, and whether it still has topics of others.
-func (s *Server) serveRing(w http.ResponseWriter, _ *http.Request) {
+// ringStatus says which ring this server uses, and whether it still has topics of others.
+func (s *Server) ringStatus() ring.Status {
 	status := s.rings.Status(s.cfg.ID, "topicserver")
 	status.FileStale, status.FileFailed, status.Pending = s.staleFile.Load(), s.ringFailed.Load(), s.give.pending()
+	return status
+}
+
+// status is what the admin page /status says.
+func (s *Server) status() daemon.Status {
+	stats := s.topics.Stats()
+	return daemon.Status{
+		Ring: s.ringStatus(), Lanes: s.Lanes(), Topics: int(stats.Topics), Subscribers: int(stats.Subscribers),
+		Publishes: stats.Publishes, Sends: stats.FanoutSends,
+	}
+}
+
+// serveRing is the admin page /ring.
+func (s *Server) serveRing(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(status)
+	_ = json.NewEncoder(w).Encode(s.ringStatus())
 }

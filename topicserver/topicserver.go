@@ -106,6 +106,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.register(d.Metrics)
 	d.ReadyWhen("links", s.Ready)
 	d.Admin.HandleFunc("GET /ring", s.serveRing)
+	d.ServeStatus(s.status)
 	d.Admin.HandleFunc("GET /debug/topic", s.serveTopic)
 	return s, nil
 }
