@@ -32,6 +32,7 @@ type Kind string
 const (
 	Idle    Kind = "idle"    // join and do nothing; the figure is memory
 	Publish Kind = "publish" // join, some of them publish, all receive
+	Stalled Kind = "stalled" // as Publish at a rate; after a while one connection does not read any more
 	Churn   Kind = "churn"   // connect, join, leave, close, and again
 )
 
@@ -43,6 +44,7 @@ func Loads() []Load {
 		{Name: "fanout-wide", Kind: Publish, Topics: 1, Connections: 5000, Publishers: 1, Rate: 20, Payload: 128, Duration: 10 * time.Second},
 		{Name: "rooms", Kind: Publish, Topics: 500, Connections: 5000, Publishers: 1, Rate: 2000, Payload: 128, Duration: 10 * time.Second},
 		{Name: "flood", Kind: Publish, Topics: 1, Connections: 200, Publishers: 4, Window: 64, Payload: 128, Duration: 10 * time.Second},
+		{Name: "stalled", Kind: Stalled, Topics: 1, Connections: 10000, Publishers: 1, Rate: 2, Payload: 8 << 10, Duration: 10 * time.Second},
 		{Name: "churn", Kind: Churn, Topics: 100, Connections: 64, Duration: 10 * time.Second},
 	}
 }
@@ -62,7 +64,10 @@ func (l Load) Validate() error {
 	}
 	switch l.Kind {
 	case Idle, Churn:
-	case Publish:
+	case Publish, Stalled:
+		if l.Kind == Stalled && l.Rate == 0 {
+			errs = append(errs, fmt.Errorf("%s: rate is 0: want one", l.Name))
+		}
 		if l.Connections < l.Topics {
 			errs = append(errs, fmt.Errorf("%s: %d connections cannot join %d topics", l.Name, l.Connections, l.Topics))
 			break

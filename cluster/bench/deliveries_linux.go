@@ -101,8 +101,14 @@ func (p *pacer) publishFor(ctx context.Context, d time.Duration) error {
 		}
 	}
 	p.loop.lastAt = max(p.loop.lastAt, start)
+	return p.rest(ctx, func() int64 { return 0 })
+}
+
+// rest returns when all publishes have been answered and delivered, but for so many deliveries as without says, or
+// nothing comes any more.
+func (p *pacer) rest(ctx context.Context, without func() int64) error {
 	waiting := p.loop.now
-	for p.answered < p.published || p.loop.deliveries < p.expected {
+	for p.answered < p.published || p.loop.deliveries < p.expected-without() {
 		if p.loop.now-max(p.loop.lastAt, waiting) > int64(p.patience) {
 			return nil // the verdict will say what is missing
 		}

@@ -18,6 +18,10 @@ func (l *loop) open(c *conn, source net.IP) error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	c.fd, c.state, c.began = fd, connecting, l.now
+	if c.smallBuffer {
+		// So that it is full soon when nobody reads.
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2<<10)
+	}
 	if err := connect(fd, to, source); err != nil {
 		l.drop(c)
 		return fmt.Errorf("connect to %s: %w", c.addr, err)

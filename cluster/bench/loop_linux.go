@@ -55,8 +55,10 @@ type conn struct {
 	rest []byte // the start of a frame whose end has not arrived
 	out  []byte // what the socket would not take
 
-	publisher *publisher // nil for most
-	began     int64      // when it began to connect
+	publisher   *publisher // nil for most
+	unmeasured  bool       // its latency does not count
+	smallBuffer bool       // of its socket
+	began       int64      // when it began to connect
 }
 
 type state uint8
@@ -324,7 +326,9 @@ func (l *loop) delivered(c *conn, payload []byte) {
 	if c.tracker.observe(&l.faults, s.publisher, s.sequence, c.topic.sent) {
 		l.deliveries++
 		l.lastAt = l.now
-		l.latency.add(l.now - s.time)
+		if !c.unmeasured {
+			l.latency.add(l.now - s.time)
+		}
 	}
 }
 

@@ -76,6 +76,8 @@ func measure(ctx context.Context, load Load, t *target, progress io.Writer) (*Ru
 		return r.idle(ctx)
 	case Churn:
 		return r.churn(ctx)
+	case Stalled:
+		return r.stalled(ctx)
 	default:
 		return r.deliveries(ctx)
 	}
@@ -138,6 +140,7 @@ func (r *runner) populate(ctx context.Context) error {
 	l.joined = func(*conn) error { ready++; return nil }
 	for i := range n {
 		c := r.newConn(i)
+		c.smallBuffer = r.load.Kind == Stalled && i == n-1
 		c.topic.subscribers = append(c.topic.subscribers, &c.tracker)
 		if k := i / r.load.Topics; k < r.load.Publishers {
 			p := &publisher{conn: c, topic: c.topic, index: k, frame: newPublishFrame(c.topic.name, k, r.load.Payload)}

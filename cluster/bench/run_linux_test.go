@@ -76,6 +76,21 @@ func TestPublishLoadsAgainstTheFloor(t *testing.T) {
 	}
 }
 
+// The connection that does not read gets all of it in the end, and the others' figures are without it.
+func TestStalledLoadAgainstTheFloor(t *testing.T) {
+	load := Load{
+		Name: "stalled", Kind: Stalled, Topics: 1, Connections: 10, Publishers: 1, Rate: 100, Payload: 8 << 10, Duration: 200 * time.Millisecond,
+	}
+	r := measureLoad(t, load, startTestFloor(t, false))
+	wantFigure(t, r, "stalled_behind_kib", 30*8, 30*8)
+	wantFigure(t, r, "calm_p99_ms", 0, 10_000)
+	wantFigure(t, r, "stalled_p99_ms", 0, 10_000)
+	load.Rate = 0
+	if err := load.Validate(); err == nil {
+		t.Error("a load without a rate is valid")
+	}
+}
+
 // TestWhatNeverComesIsLost has the pacer wait for a subscriber that nobody delivers to.
 func TestWhatNeverComesIsLost(t *testing.T) {
 	for _, rate := range []float64{0, 500} {
