@@ -142,7 +142,7 @@ func TestRow35_AllProblemsOfTheEnvironmentAreOneReport(t *testing.T) {
 		`RING_FILE is required: the path of the ring file`,
 		`GATEWAY_ADDR=":70000": port "70000" is not a number from 0 to 65535`,
 		`TOPICS: pattern "a b": want *:*, prefix:* or a topic`,
-		`ALLOWED_ORIGINS: "example.com": want scheme://host[:port] or *`)
+		`ALLOWED_ORIGINS: "example.com": want scheme://host[:port], //host[:port], //*.host, :conn, true or *`)
 	refuses(t, "topicserver", []string{"TOPICSERVER_ADDR=7101", "TOPIC_IDLE=60"},
 		`TOPIC_IDLE="60": missing unit, e.g. 60m`,
 		`TOPICSERVER_ID is required: one of the ids in the ring file`,

@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 	} {
 		binaries.build[name] = sync.OnceValues(func() (string, error) { return build(name, pkg) })
 	}
+	for _, name := range []string{"gateway", "topicserver"} {
+		binaries.build["old-"+name] = sync.OnceValues(func() (string, error) { return buildOld(name) })
+	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
@@ -230,6 +233,7 @@ type site struct {
 	t        *testing.T
 	ringFile string
 	ring     *ring.Ring
+	env      []string // more variables for every node
 }
 
 func newSite(t *testing.T) *site {
@@ -261,10 +265,16 @@ type topicProc struct {
 // topicserver starts the topic server with an id of the ring and returns when it listens.
 func (s *site) topicserver(id string) *topicProc {
 	s.t.Helper()
+	return s.topicserverOf("topicserver", id)
+}
+
+// topicserverOf is topicserver for a program of another name.
+func (s *site) topicserverOf(program, id string) *topicProc {
+	s.t.Helper()
 	server, _ := s.ring.Server(id)
 	ts := &topicProc{addr: server.Addr, admin: freeAddr(s.t)}
-	ts.proc = spawn(s.t, "topicserver",
-		[]string{"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + server.Addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + ts.admin})
+	ts.proc = spawn(s.t, program,
+		append([]string{"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + server.Addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + ts.admin}, s.env...))
 	ts.prints("serving topics")
 	return ts
 }
@@ -272,6 +282,7 @@ func (s *site) topicserver(id string) *topicProc {
 // gatewayProc is a gateway in a process of its own.
 type gatewayProc struct {
 	*proc
+	program     string
 	addr, admin string
 	env         []string
 }
@@ -279,8 +290,14 @@ type gatewayProc struct {
 // gateway starts a gateway with more environment variables and returns when it listens.
 func (s *site) gateway(env ...string) *gatewayProc {
 	s.t.Helper()
-	g := &gatewayProc{addr: freeAddr(s.t), admin: freeAddr(s.t)}
-	g.env = append([]string{"GATEWAY_ADDR=" + g.addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + g.admin}, env...)
+	return s.gatewayOf("gateway", env...)
+}
+
+// gatewayOf is gateway for a program of another name.
+func (s *site) gatewayOf(program string, env ...string) *gatewayProc {
+	s.t.Helper()
+	g := &gatewayProc{program: program, addr: freeAddr(s.t), admin: freeAddr(s.t)}
+	g.env = slices.Concat([]string{"GATEWAY_ADDR=" + g.addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + g.admin}, s.env, env)
 	g.start(s.t)
 	return g
 }
@@ -288,7 +305,7 @@ func (s *site) gateway(env ...string) *gatewayProc {
 // start starts the process, again if it has ended.
 func (g *gatewayProc) start(t *testing.T) {
 	t.Helper()
-	g.proc = spawn(t, "gateway", g.env)
+	g.proc = spawn(t, g.program, g.env)
 	g.prints("serving clients")
 }
 

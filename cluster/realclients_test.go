@@ -46,7 +46,7 @@ func newClientSite(t *testing.T) *clientSite {
 
 func (s *clientSite) add() *gatewayProc {
 	s.t.Helper()
-	g := s.gateway(fmt.Sprintf("GATEWAY_ID=ws%d", len(s.gateways)+1))
+	g := s.gateway(fmt.Sprintf("GATEWAY_ID=ws%d", len(s.gateways)+1), "LONGPOLL_SECRET=the same secret on all of the gateways")
 	s.gateways = append(s.gateways, g)
 	return g
 }
@@ -59,6 +59,7 @@ func TestRealClients(t *testing.T) {
 	var all []clientResult
 	for _, program := range [][]string{
 		{"phoenix.mjs", "1.3"}, {"phoenix.mjs", "1.4"}, {"phoenix.mjs", "1.5"}, {"phoenix.mjs", "1.6"}, {"phoenix.mjs", "1.7"}, {"phoenix.mjs", "1.8"},
+		{"longpoll.mjs", "1.3"}, {"longpoll.mjs", "1.4"}, {"longpoll.mjs", "1.5"}, {"longpoll.mjs", "1.6"}, {"longpoll.mjs", "1.7"}, {"longpoll.mjs", "1.8"},
 		{"realtime.mjs"},
 	} {
 		t.Run(strings.Join(program, " "), func(t *testing.T) {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"go.uber.org/zap"
@@ -12,6 +13,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Config is a gateway's configuration, read from the environment.
@@ -22,7 +24,7 @@ type Config struct {
 	Addr           string        `env:"GATEWAY_ADDR" envDefault:":4000" help:"address to listen on for clients"`
 	RingFile       string        `env:"RING_FILE" help:"path of the ring file"`
 	Topics         string        `env:"TOPICS" envDefault:"*:*" help:"topics served: comma-separated *:*, prefix:* or exact names"`
-	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" envDefault:"*" help:"origins that browsers may come from: comma-separated scheme://host[:port], or * for any"`
+	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" envDefault:"*" help:"origins that browsers may come from: comma-separated scheme://host[:port], //host, //*.host, :conn, true, or * for any"`
 	MaxConnections int           `env:"MAX_CONNECTIONS" envDefault:"100000" help:"client sockets; more are answered 503"`
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"65536" help:"largest client message, in bytes"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" envDefault:"1048576" help:"bytes that may wait for one client that reads slowly"`
@@ -50,7 +52,14 @@ type Config struct {
 	TLSKey         string        `env:"TLS_KEY_FILE" help:"its private key, PEM; not readable by others"`
 	Auth           auth.Config
 	Links          certs.Links
-	Lanes          int `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
+	TraceURL       string  `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
+	TraceSample    float64 `env:"TRACE_SAMPLE" envDefault:"0" help:"share of the publishes without a traceparent that are traced, 0 to 1"`
+	Lanes          int     `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
+
+	LongpollWindow     time.Duration `env:"LONGPOLL_WINDOW" envDefault:"10s" help:"how long a long poll waits for messages; its session ends 1.5 times as long after the last one"`
+	LongpollSecret     string        `env:"LONGPOLL_SECRET" secret:"true" help:"signs the tokens of long poll sessions, at least 32 bytes, the same on all gateways; unset: requests of a session must all come to the gateway that opened it"`
+	LongpollSecretFile string        `env:"LONGPOLL_SECRET_FILE" help:"path of a file with LONGPOLL_SECRET"`
+	Advertise          string        `env:"GATEWAY_ADVERTISE" help:"host:port where the other gateways reach this one; default GATEWAY_ADDR, with an address of this machine if that has none"`
 }
 
 // Validate reports every problem at once.
@@ -76,7 +85,7 @@ func (c *Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE belong together: only one is set"))
 	}
-	errs = append(errs, c.Auth.Validate(), c.Links.Validate())
+	errs = append(errs, c.validateLongpoll(), c.Auth.Validate(), c.Links.Validate())
 	if _, err := c.amqpURL(); err != nil {
 		errs = append(errs, err)
 	}
@@ -107,6 +116,12 @@ func (c *Config) Validate() error {
 		if d.value < 10*time.Millisecond {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))
 		}
+	}
+	if err := trace.CheckEndpoint(c.TraceURL); c.TraceURL != "" && err != nil {
+		errs = append(errs, daemon.Invalid("OTEL_EXPORTER_OTLP_ENDPOINT", c.TraceURL, "%v", err))
+	}
+	if !(c.TraceSample >= 0 && c.TraceSample <= 1) {
+		errs = append(errs, fmt.Errorf(`TRACE_SAMPLE="%v": must be 0 to 1`, c.TraceSample))
 	}
 	if c.Drain < 0 || c.Drain > time.Hour {
 		errs = append(errs, fmt.Errorf(`DRAIN="%s": must be 0s to 1h`, c.Drain))
@@ -139,4 +154,58 @@ func prefixed(name string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", name, err)
+}
+
+const minLongpollSecret = 32 // bytes
+
+func (c *Config) validateLongpoll() error {
+	var advertised error
+	if c.Advertise != "" {
+		host, port := splitAddr(c.Advertise)
+		if advertised = daemon.CheckAddr("GATEWAY_ADVERTISE", c.Advertise); advertised == nil && (host == "" || port == "0") {
+			advertised = daemon.Invalid("GATEWAY_ADVERTISE", c.Advertise, "want a host and a port that other gateways can reach")
+		}
+	}
+	_, secret := c.longpollSecret()
+	return errors.Join(advertised, secret, daemon.CheckRange("LONGPOLL_WINDOW", c.LongpollWindow, 10*time.Millisecond, time.Minute))
+}
+
+// longpollSecret returns the secret that gateways share, "" if there is none.
+func (c *Config) longpollSecret() (string, error) {
+	return daemon.Secret("LONGPOLL_SECRET", c.LongpollSecret, c.LongpollSecretFile, minLongpollSecret)
+}
+
+// advertised returns where other gateways reach this one.
+func (c *Config) advertised() string {
+	if c.Advertise != "" {
+		return c.Advertise
+	}
+	return advertise(c.Addr)
+}
+
+// advertise returns an address at which others reach whoever listens on addr. If that is every interface, it is the
+// first address of this machine that is more than its own.
+func advertise(addr string) string {
+	host, port := splitAddr(addr)
+	if host != "" {
+		return addr
+	}
+	host = "127.0.0.1"
+	addrs, _ := net.InterfaceAddrs() // without any, nobody can reach this machine anyway
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			host = n.IP.String()
+			break
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// splitAddr splits host:port. An address that stands for every interface is no host.
+func splitAddr(addr string) (host, port string) {
+	host, port, _ = net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = ""
+	}
+	return host, port
 }

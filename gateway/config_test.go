@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +27,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		Config: daemon.Config{LogLevel: "loud"},
 		Addr:   "abc", Topics: "*", AllowedOrigins: []string{"app.example", "https://ok.example", "https://x.example/path"},
 		MaxConnections: -1, MaxMessage: 1 << 21, MaxQueue: 1, MaxChannels: 0, Loops: 65, Lanes: 0,
+		LongpollWindow: time.Hour, LongpollSecret: "short secret", Advertise: ":4000",
 		IdleTimeout: 0, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: time.Millisecond, Drain: -1, Linger: time.Millisecond, StopTimeout: time.Microsecond,
 	}
 	err := cfg.Validate()
@@ -34,6 +38,8 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	want := []string{
 		`LOG_LEVEL="loud"`, `RING_FILE is required`, `GATEWAY_ADDR="abc"`,
 		`TOPICS: pattern "*"`, `ALLOWED_ORIGINS: "app.example"`, `"https://x.example/path"`,
+		`GATEWAY_ADVERTISE=":4000": want a host and a port`, `LONGPOLL_SECRET: want a secret of at least 32 bytes`,
+		`LONGPOLL_WINDOW="1h0m0s": want 10ms to 1m0s`,
 		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
 		`MAX_CHANNELS="0"`, `AMQP_PREFETCH="0": must be 1 to 10000`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
 		`IDLE_TIMEOUT="0s": must be at least 10ms`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
@@ -52,8 +58,9 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 func TestParseOrigins(t *testing.T) {
 	for text, ok := range map[string]bool{
 		"*": true, " https://a.example ": true, "http://localhost:3000": true, "app://local": true,
-		"": false, "a.example": false, "//a.example": false, "https://": false, "https://a.example/": false,
-		"https://u@a.example": false, "https://a.example?": false, "https://a.example#x": false, "https://*.a.example": false, "null": false,
+		"//a.example": true, "//a.example:8080": true, "//*.a.example": true, "https://*.a.example": true, ":conn": true, "true": true, "false": true,
+		"": false, "a.example": false, "//": false, "//*": false, "//*.": false, "https://a.*.example": false, "//a*.example": false, "https://": false, "https://a.example/": false,
+		"https://u@a.example": false, "https://a.example?": false, "https://a.example#x": false, "null": false,
 	} {
 		if _, err := parseOrigins([]string{text}); (err == nil) != ok {
 			t.Errorf("%q: %v", text, err)
@@ -105,5 +112,36 @@ func TestAMQPIsChecked(t *testing.T) {
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || err.Error() != tt.want) {
 			t.Errorf("%s: %v, want %s", tt.name, err, tt.want)
 		}
+	}
+}
+
+func TestAdvertise(t *testing.T) {
+	for addr, want := range map[string]string{"10.1.2.3:4000": "10.1.2.3:4000", "ws1:80": "ws1:80", "[::1]:4000": "[::1]:4000"} {
+		if got := (&Config{Addr: addr}).advertised(); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+	if got := (&Config{Addr: ":4000", Advertise: "ws1:4000"}).advertised(); got != "ws1:4000" {
+		t.Errorf("what is set does not count: %s", got)
+	}
+	for _, addr := range []string{":4000", "0.0.0.0:4000", "[::]:4000"} {
+		host, port := splitAddr((&Config{Addr: addr}).advertised())
+		if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() || port != "4000" {
+			t.Errorf("%s: host %q, port %q", addr, host, port)
+		}
+	}
+}
+
+func TestLongpollSecretFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	secret := strings.Repeat("s", 40)
+	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := (&Config{LongpollSecretFile: path}).longpollSecret(); got != secret || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := (&Config{LongpollSecretFile: path, LongpollSecret: secret}).longpollSecret(); err == nil {
+		t.Error("both are taken")
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/ingest"
+	"github.com/ringcast/ringcast/gateway/longpoll"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -29,6 +30,7 @@ import (
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 const (
@@ -48,6 +50,7 @@ type Gateway struct {
 	sessions []*session.Sessions // by loop
 	api      *api.API
 	ingest   *ingest.Consumer // nil without AMQP_URL
+	polls    *longpoll.Server
 	app      *fiber.App
 	identity *certs.Identity // on links; nil if they are in plain text
 	tls      *certs.Pair     // for clients; nil if they come in plain text
@@ -55,6 +58,7 @@ type Gateway struct {
 	instance uint64          // drawn at start, as part of session ids
 	revoked  revocations
 	times    times
+	tracer   *trace.Tracer
 	log      *zap.Logger
 
 	stopping   atomic.Bool
@@ -78,6 +82,10 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	allowed, err := parseOrigins(cfg.AllowedOrigins)
 	if err != nil {
 		return nil, daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
+	}
+	secret, err := cfg.longpollSecret()
+	if err != nil {
+		return nil, daemon.ConfigError(err)
 	}
 	log := d.Log.With(zap.String("gateway", cfg.ID))
 	verifier, err := newAuth(&cfg, log)
@@ -104,14 +112,22 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes(), auth: verifier, identity: identity, tls: pair, instance: rand.Uint64()}
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
+	g.tracer, err = trace.New(trace.Config{
+		Endpoint: cfg.TraceURL, Service: "ringcast-gateway", Instance: cfg.ID, Sample: cfg.TraceSample, Log: log,
+	})
+	if err != nil {
+		loops.Close()
+		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
+	}
 	g.router, err = router.New(router.Config{
 		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
 		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted,
 		Link:    link.Config{Identity: identity, Insecure: cfg.Links.InsecureLinks},
 		Revoked: g.heard, Revocations: g.revoked.table.All, Log: log,
-		PublishTime: g.times.publish, DeliveryTime: g.times.delivery,
+		PublishTime: g.times.publish, DeliveryTime: g.times.delivery, Tracer: g.tracer,
 	})
 	if err != nil {
+		g.tracer.Close()
 		loops.Close()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
@@ -128,6 +144,13 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	if g.ingest, err = g.newIngest(); err != nil {
 		loops.Close()
 		return nil, err
+	}
+	g.polls = longpoll.New(longpoll.Config{
+		Loops: loops, Allow: g.allowOrigin, Open: g.openPolled, Window: cfg.LongpollWindow, MaxMessage: cfg.MaxMessage,
+		Key: []byte(secret), Home: cfg.advertised(), Log: log,
+	})
+	if secret == "" {
+		log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")
 	}
 	g.app = g.newApp()
 	g.register(d.Metrics)
@@ -153,6 +176,9 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	lis, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return daemon.ConfigError(fmt.Errorf("GATEWAY_ADDR: %w", err))
+	}
+	if cfg.Advertise == "" {
+		cfg.Advertise = advertise(lis.Addr().String()) // GATEWAY_ADDR may have left the port open
 	}
 	g, err := New(*cfg, rg, d)
 	if err != nil {
@@ -186,6 +212,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 		wg.Go(func() { g.tls.Run(links, g.log) })
 	}
 	wg.Go(func() { g.sweepRevocations(links) })
+	defer g.tracer.Close()
 	defer wg.Wait()
 	defer cutLinks()
 	defer g.loops.Close()
@@ -221,9 +248,6 @@ const (
 // a storm for the other gateways. Few clients go at once.
 func (g *Gateway) stop() {
 	g.stopping.Store(true)
-	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
-		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
-	}
 	total := g.loops.Conns()
 	step := max(drainMin, total/max(1, int(g.cfg.Drain/drainStep))/g.loops.Len()+1)
 	end := time.Now().Add(g.cfg.Drain)
@@ -232,6 +256,11 @@ func (g *Gateway) stop() {
 		time.Sleep(drainStep)
 	}
 	g.loops.CloseAll(socket.CloseRestart, restartReason)
+	g.polls.Close()
+	// Not sooner: clients by long polls are told their end in the answer to a request.
+	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
+		g.log.Warn("HTTP server did not stop in time", zap.Error(err))
+	}
 	deadline := time.Now().Add(g.cfg.StopTimeout)
 	for g.loops.Conns() > 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)

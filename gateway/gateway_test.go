@@ -127,7 +127,7 @@ func TestNewRefusesBadConfig(t *testing.T) {
 		want   string
 	}{
 		{"topics", func(c *Config) { c.Topics = "*" }, `TOPICS: pattern "*": want *:*, prefix:* or a topic`},
-		{"origins", func(c *Config) { c.AllowedOrigins = []string{"app.example"} }, `ALLOWED_ORIGINS: "app.example": want scheme://host[:port] or *`},
+		{"origins", func(c *Config) { c.AllowedOrigins = []string{"app.example"} }, `ALLOWED_ORIGINS: "app.example": want scheme://host[:port], //host[:port], //*.host, :conn, true or *`},
 	} {
 		cfg := defaults()
 		tt.adjust(&cfg)

@@ -4,8 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"strings"
 
 	"github.com/gofiber/contrib/websocket"
@@ -40,13 +38,15 @@ func (g *Gateway) newApp() *fiber.App {
 		// The connection leaves this library right after the handshake; small buffers are all it needs.
 		ReadBufferSize: 256, WriteBufferSize: 256,
 	})
-	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkVersion, g.authenticate, g.admit, upgrade)
+	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkProtocol, g.checkVersion, g.authenticate, g.admit, upgrade)
 	app.Get("/ws", g.hint, g.checkUpgrade, g.checkOrigin, g.checkPlain, g.authenticate, g.admit, upgrade)
 	if g.cfg.West {
 		app.All("/websocket/:format/:name?", g.checkFormat, g.checkUpgrade, g.checkOrigin, g.checkWest, g.authenticate, g.admit, upgrade)
 	}
+	app.All("/socket/longpoll", g.polls.Serve)
 	app.Get("/api/cluster", g.requireToken, g.clusterView)
 	app.Get("/api/topics/:topic/messages", g.mayRead, g.serveHistory)
+	app.Get("/api/topics/:topic/subscribers", g.mayRead, g.topicSubscribers)
 	g.api.Register(app)
 	console.Register(app)
 	if g.cfg.West {
@@ -163,44 +163,82 @@ func hasToken(header, token string) bool {
 	return false
 }
 
-// checkOrigin keeps browsers of other sites away. A client that sends no Origin is no browser.
+// checkOrigin keeps browsers of other sites away.
 func (g *Gateway) checkOrigin(c *fiber.Ctx) error {
+	if err := g.allowOrigin(c); err != nil {
+		return err
+	}
+	return c.Next()
+}
+
+// allowOrigin refuses browsers of other sites. A client that sends no Origin is no browser.
+func (g *Gateway) allowOrigin(c *fiber.Ctx) error {
 	origins := c.Request().Header.PeekAll(fiber.HeaderOrigin)
-	if len(origins) == 0 || (len(origins) == 1 && g.origins.allows(string(origins[0]))) {
-		return c.Next()
+	if len(origins) == 0 || (len(origins) == 1 && g.origins.allows(string(origins[0]), site(c))) {
+		return nil
 	}
 	return fiber.NewError(fiber.StatusForbidden, "origin not allowed")
 }
 
-// checkVersion picks the codec by Phoenix's vsn parameter; absent means 1.0.0.
+// checkProtocol refuses clients that offer subprotocols and not Phoenix's.
+func (g *Gateway) checkProtocol(c *fiber.Ctx) error {
+	if offered := c.Get(fiber.HeaderSecWebSocketProtocol); offered != "" && !hasToken(offered, auth.Subprotocol) {
+		return fiber.NewError(fiber.StatusForbidden, "unsupported Sec-WebSocket-Protocol: want "+auth.Subprotocol)
+	}
+	return c.Next()
+}
+
+// checkVersion picks the codec of a socket.
 func (g *Gateway) checkVersion(c *fiber.Ctx) error {
+	kind, err := version(c)
+	if err != nil {
+		return err
+	}
+	setOpener(c, phoenix(kind))
+	return c.Next()
+}
+
+// version picks the codec by Phoenix's vsn parameter; absent means 1.0.0.
+func version(c *fiber.Ctx) (codec.Kind, error) {
 	vsn := c.Query("vsn", "1.0.0")
 	kind, ok := codec.ForVersion(vsn)
 	if !ok {
-		return fiber.NewError(fiber.StatusForbidden, fmt.Sprintf("unsupported vsn %.32q: want 1.0.0 or 2.0.0", vsn))
+		return 0, fiber.NewError(fiber.StatusForbidden, fmt.Sprintf("unsupported vsn %.32q: want 1.0.0 or 2.0.0", vsn))
 	}
-	setOpener(c, func(ss *session.Sessions, conn *socket.Conn, id *auth.Identity) *session.Session {
-		return ss.Open(conn, kind, id)
-	})
-	return c.Next()
+	return kind, nil
 }
 
 // opener begins the conversation on an upgraded connection of a client with an identity, or nil. The handlers that judge a handshake choose it.
 type opener func(ss *session.Sessions, conn *socket.Conn, id *auth.Identity) *session.Session
+
+// phoenix opens conversations of Phoenix clients.
+func phoenix(kind codec.Kind) opener {
+	return func(ss *session.Sessions, conn *socket.Conn, id *auth.Identity) *session.Session {
+		return ss.Open(conn, kind, id)
+	}
+}
 
 // openerKey is where they leave it for adopt.
 const openerKey = "opener"
 
 func setOpener(c *fiber.Ctx, open opener) { c.Locals(openerKey, open) }
 
-// admit refuses connections over the limit, and all of them while the gateway is stopping. Handshakes that are under way
-// at the same moment are not counted, so a burst may end a little over the limit.
+// admit refuses connections that there is no room for.
 func (g *Gateway) admit(c *fiber.Ctx) error {
-	if g.stopping.Load() || g.loops.Conns() >= g.cfg.MaxConnections {
+	if err := g.room(); err != nil {
 		c.Set(fiber.HeaderRetryAfter, "1")
-		return fiber.NewError(fiber.StatusServiceUnavailable, "no room for another connection")
+		return err
 	}
 	return c.Next()
+}
+
+// room refuses connections over the limit, and all of them while the gateway is stopping. Handshakes that are under way
+// at the same moment are not counted, so a burst may end a little over the limit.
+func (g *Gateway) room() error {
+	if g.stopping.Load() || g.loops.Conns() >= g.cfg.MaxConnections {
+		return fiber.NewError(fiber.StatusServiceUnavailable, "no room for another connection")
+	}
+	return nil
 }
 
 // adopt hands an upgraded connection to its event loop. On return the HTTP server drops its end of it.
@@ -208,7 +246,31 @@ func (g *Gateway) adopt(conn *websocket.Conn) {
 	open := conn.Locals(openerKey).(opener)
 	id, _ := conn.Locals(identityKey).(*auth.Identity)
 	refusal, _ := conn.Locals(refusalKey).(*auth.Error)
-	err := g.loops.Adopt(conn.NetConn(), func(c *socket.Conn) socket.Handler {
+	err := g.loops.Adopt(conn.NetConn(), g.begin(open, id, refusal))
+	if err != nil {
+		g.log.Warn("connection not adopted", zap.Error(err))
+	}
+}
+
+// openPolled is for a session by long polls what the handshake is for a socket's.
+func (g *Gateway) openPolled(c *fiber.Ctx) (func(*socket.Conn) socket.Handler, error) {
+	kind, err := version(c)
+	if err != nil {
+		return nil, err
+	}
+	id, refusal, err := g.identify(tokenOf(c))
+	switch {
+	case err != nil:
+		return nil, fiber.NewError(fiber.StatusServiceUnavailable, err.Error())
+	case refusal != nil:
+		return nil, fiber.NewError(fiber.StatusUnauthorized, refusal.Error())
+	}
+	return g.begin(phoenix(kind), id, nil), g.room()
+}
+
+// begin returns what opens the session of a connection, on its event loop, and closes it at once if there is a refusal.
+func (g *Gateway) begin(open opener, id *auth.Identity, refusal *auth.Error) func(*socket.Conn) socket.Handler {
+	return func(c *socket.Conn) socket.Handler {
 		// Either this sees stopping, or the connection is there when stop closes all of them.
 		if g.stopping.Load() {
 			c.Close(socket.CloseRestart, restartReason)
@@ -217,9 +279,6 @@ func (g *Gateway) adopt(conn *websocket.Conn) {
 			c.Close(session.CloseUnauthorized, refusal.Error())
 		}
 		return open(g.sessions[c.Loop().Index()], c, id)
-	})
-	if err != nil {
-		g.log.Warn("connection not adopted", zap.Error(err))
 	}
 }
 
@@ -228,54 +287,6 @@ func (g *Gateway) recoverHandshake(*websocket.Conn) {
 	if p := recover(); p != nil {
 		g.log.Error("handshake panicked", zap.Any("panic", p), zap.Stack("stack"))
 	}
-}
-
-// origins is the set of allowed origins.
-type origins struct {
-	any bool
-	set map[string]bool
-}
-
-func parseOrigins(list []string) (origins, error) {
-	o := origins{set: make(map[string]bool)}
-	var errs []error
-	for _, text := range list {
-		text = strings.TrimSpace(text)
-		if text == "*" {
-			o.any = true
-			continue
-		}
-		origin, ok := canonicalOrigin(text)
-		if !ok {
-			errs = append(errs, fmt.Errorf("%q: want scheme://host[:port] or *", text))
-			continue
-		}
-		o.set[origin] = true
-	}
-	return o, errors.Join(errs...)
-}
-
-func (o *origins) allows(text string) bool {
-	if o.any {
-		return true
-	}
-	origin, ok := canonicalOrigin(text)
-	return ok && o.set[origin]
-}
-
-// canonicalOrigin returns scheme, host and port of an origin in lower case, with the port that the scheme implies if
-// none is given. It reports false for a text that is no origin, such as null, and for one with a wildcard: names match
-// whole or not at all.
-func canonicalOrigin(text string) (string, bool) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme == "" || u.Hostname() == "" || strings.Contains(u.Host, "*") || (url.URL{Scheme: u.Scheme, Host: u.Host}) != *u {
-		return "", false
-	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return strings.ToLower(u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port)), true
 }
 
 // APIRoutes lists the routes of the HTTP API, as `POST /api/topics/:topic/publish`.

@@ -25,7 +25,7 @@ func TestHandshake(t *testing.T) {
 		{"no key", handshake(target, "Sec-WebSocket-Key:"), 400, "", "missing Sec-WebSocket-Key\n"},
 		{"key that is no base64", handshake(target, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), 400, "", "invalid Sec-WebSocket-Key\n"},
 		{"key of 15 bytes", handshake(target, "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1"), 400, "", "invalid Sec-WebSocket-Key\n"},
-		{"unknown path", handshake("/socket/longpoll"), 404, "", "Cannot GET /socket/longpoll\n"},
+		{"unknown path", handshake("/socket/other"), 404, "", "Cannot GET /socket/other\n"},
 		{"root", handshake("/"), 200, "Content-Type: text/html; charset=utf-8", ""},
 		{"vsn 3.0.0", handshake("/socket/websocket?vsn=3.0.0"), 403, "", "unsupported vsn \"3.0.0\": want 1.0.0 or 2.0.0\n"},
 		{"vsn x", handshake("/socket/websocket?vsn=x"), 403, "", "unsupported vsn \"x\": want 1.0.0 or 2.0.0\n"},
@@ -85,6 +85,29 @@ func TestOrigins(t *testing.T) {
 		{"two, both listed", "https://app.example", []string{"Origin: https://app.example", "Origin: https://app.example"}, false},
 		{"any", "*", []string{"Origin: https://evil.example"}, true},
 		{"any, null", "*", []string{"Origin: null"}, true},
+		{"false is any", "false", []string{"Origin: https://evil.example"}, true},
+		{"any scheme", "//app.example", []string{"Origin: http://app.example:8080"}, true},
+		{"any scheme, another host", "//app.example", []string{"Origin: http://evil.example"}, false},
+		{"any scheme, longer name", "//app.example", []string{"Origin: https://evilapp.example"}, false},
+		{"any scheme, one port", "//app.example:8080", []string{"Origin: https://app.example:8080"}, true},
+		{"any scheme, another port", "//app.example:8080", []string{"Origin: https://app.example"}, false},
+		{"wildcard, name below", "//*.app.example", []string{"Origin: https://a.b.app.example"}, true},
+		{"wildcard, the name itself", "//*.app.example", []string{"Origin: https://app.example"}, true},
+		{"wildcard, upper case", "//*.app.example", []string{"Origin: HTTPS://A.APP.EXAMPLE"}, true},
+		{"wildcard, suffix without a dot", "//*.app.example", []string{"Origin: https://evilapp.example"}, false},
+		{"wildcard, name in the middle", "//*.app.example", []string{"Origin: https://app.example.evil.example"}, false},
+		{"wildcard with a scheme", "https://*.app.example", []string{"Origin: https://a.app.example"}, true},
+		{"wildcard with another scheme", "https://*.app.example", []string{"Origin: http://a.app.example"}, false},
+		{":conn, same", ":conn", []string{"Host: app.example:4000", "Origin: http://app.example:4000"}, true},
+		{":conn, default port", ":conn", []string{"Host: app.example", "Origin: http://app.example:80"}, true},
+		{":conn, TLS ends before", ":conn", []string{"Host: app.example", "X-Forwarded-Proto: https", "Origin: https://app.example"}, true},
+		{":conn, another scheme", ":conn", []string{"Host: app.example", "Origin: https://app.example"}, false},
+		{":conn, another port", ":conn", []string{"Host: app.example:4000", "Origin: http://app.example"}, false},
+		{":conn, another host", ":conn", []string{"Host: app.example", "Origin: http://evil.example"}, false},
+		{":conn, null", ":conn", []string{"Host: app.example", "Origin: null"}, false},
+		{"true, same host", "true", []string{"Host: app.example:4000", "Origin: https://app.example"}, true},
+		{"true, sub domain", "true", []string{"Host: app.example", "Origin: https://sub.app.example"}, false},
+		{"true, another host", "true", []string{"Host: app.example", "Origin: https://evil.example"}, false},
 		{"any, but two", "*", []string{"Origin: https://a.example", "Origin: https://b.example"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,10 +137,17 @@ func FuzzOrigin(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, origin string) {
-		name := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(origin), "443"), ":")
-		if allowed.allows(origin) && name != "https://app.example" {
-			t.Errorf("%q is let in", origin)
+	below, err := parseOrigins([]string{"https://*.app.example"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		name := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(text), "443"), ":")
+		if allowed.allows(text, origin{}) && name != "https://app.example" {
+			t.Errorf("%q is let in", text)
+		}
+		if below.allows(text, origin{}) && name != "https://app.example" && !(strings.HasPrefix(name, "https://") && strings.HasSuffix(name, ".app.example")) {
+			t.Errorf("%q is let in as a name below", text)
 		}
 	})
 }

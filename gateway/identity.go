@@ -18,6 +18,9 @@ const (
 	refusalKey  = "refusal"  // *auth.Error, for a browser
 )
 
+// authTokenHeader carries a token in long polls of phoenix.js, which has it in a subprotocol of its sockets.
+const authTokenHeader = "X-Phoenix-AuthToken"
+
 // newAuth returns what verifies tokens, nil if clients need none.
 func newAuth(cfg *Config, log *zap.Logger) (*auth.Verifier, error) {
 	if cfg.Auth.On() {
@@ -39,7 +42,8 @@ func newPair(cfg *Config) (*certs.Pair, error) {
 // tokenOf returns the token of a request, "" if it has none.
 func tokenOf(c *fiber.Ctx) string {
 	return auth.Offer{
-		Authorization: c.Get(fiber.HeaderAuthorization), Protocols: c.Get("Sec-WebSocket-Protocol"), Query: c.Query("token"),
+		Authorization: c.Get(fiber.HeaderAuthorization), Phoenix: c.Get(authTokenHeader), Protocols: c.Get("Sec-WebSocket-Protocol"),
+		Query: c.Query("token"),
 	}.Token()
 }
 

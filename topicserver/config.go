@@ -7,6 +7,7 @@ import (
 	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
@@ -27,7 +28,12 @@ type Config struct {
 	DigestInterval  time.Duration `env:"DIGEST_INTERVAL" envDefault:"2s" help:"how often gateways are told the positions that have moved"`
 	Links           certs.Links
 	NameGrace       time.Duration `env:"NAME_GRACE" envDefault:"6s" help:"how long an exclusive name is kept for a session whose gateway has lost its link; at least six times the gateways' HEARTBEAT"`
+	TraceURL        string        `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
 	MaxLanes        int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
+
+	PresenceInterval time.Duration `env:"PRESENCE_INTERVAL" envDefault:"50ms" help:"changes of who is present are collected for so long and sent at once"`
+	PresenceGrace    time.Duration `env:"PRESENCE_GRACE" envDefault:"2s" help:"how long a member that is gone without a leave stays present"`
+	MaxPresences     int           `env:"MAX_PRESENCES_PER_TOPIC" envDefault:"10000" help:"members present on one topic; more are refused"`
 }
 
 // Validate reports every problem at once, one line each.
@@ -40,6 +46,9 @@ func (c *Config) Validate() error {
 	if c.RingFile == "" {
 		errs = append(errs, errors.New(`RING_FILE is required: the path of the ring file`))
 	}
+	if err := trace.CheckEndpoint(c.TraceURL); c.TraceURL != "" && err != nil {
+		errs = append(errs, daemon.Invalid("OTEL_EXPORTER_OTLP_ENDPOINT", c.TraceURL, "%v", err))
+	}
 	errs = append(errs, c.Links.Validate(),
 		daemon.CheckRange("TOPIC_IDLE", c.TopicIdle, time.Second, 24*time.Hour),
 		daemon.CheckRange("HANDOVER_TIMEOUT", c.HandoverTimeout, 10*time.Millisecond, 10*time.Minute),
@@ -50,7 +59,10 @@ func (c *Config) Validate() error {
 		daemon.CheckRange("HISTORY_IDS", c.HistoryIDs, 0, 30_000),
 		daemon.CheckRange("DIGEST_INTERVAL", c.DigestInterval, 10*time.Millisecond, time.Hour),
 		daemon.CheckRange("NAME_GRACE", c.NameGrace, 100*time.Millisecond, 10*time.Minute),
-		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20))
+		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20),
+		daemon.CheckRange("PRESENCE_INTERVAL", c.PresenceInterval, time.Millisecond, time.Minute),
+		daemon.CheckRange("PRESENCE_GRACE", c.PresenceGrace, time.Millisecond, 10*time.Minute),
+		daemon.CheckRange("MAX_PRESENCES_PER_TOPIC", c.MaxPresences, 1, 100_000))
 	return errors.Join(errs...)
 }
 
@@ -64,6 +76,8 @@ func (c Config) withDefaults() Config {
 		{&c.HandoverTimeout, 5 * time.Second},
 		{&c.HistoryTTL, 2 * time.Minute},
 		{&c.DigestInterval, 2 * time.Second},
+		{&c.PresenceInterval, 50 * time.Millisecond},
+		{&c.PresenceGrace, 2 * time.Second},
 		{&c.NameGrace, 6 * time.Second},
 	} {
 		if *d.field == 0 {

@@ -32,6 +32,11 @@ type laneServer struct {
 	leave       linkpb.Leave
 	publish     linkpb.Publish
 	history     linkpb.History
+	watch       linkpb.Watch
+	unwatch     linkpb.Unwatch
+	track       linkpb.Track
+	untrack     linkpb.Untrack
+	list        linkpb.List
 }
 
 // serveLane serves a lane until it ends.
@@ -52,7 +57,11 @@ func (l *laneServer) end(err error) {
 	if !l.s.forget(l.key, l.wire) {
 		err = errSuperseded
 	}
-	l.s.topics.Drop(l.lane)
+	silence := time.Duration(0)
+	if errors.Is(err, link.ErrSilentPeer) {
+		silence = l.s.link().SilenceAllowed()
+	}
+	l.s.topics.Drop(l.lane, silence)
 	if errors.Is(err, link.ErrSlowPeer) {
 		l.s.slowLanes.Add(1)
 	}
@@ -136,6 +145,50 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		l.s.learnLater(m)
+	default:
+		return l.presenceItem(kind, body)
+	}
+	return nil
+}
+
+// presenceItem handles the items that are about who is there.
+func (l *laneServer) presenceItem(kind linkpb.Kind, body []byte) error {
+	topics := l.s.topics
+	switch kind {
+	case linkpb.KindWatch:
+		l.watch = linkpb.Watch{}
+		if err := l.watch.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		if l.named(l.watch.Topic, l.watch.Ref) {
+			topics.Watch(&l.turn, l.lane, &l.watch)
+		}
+	case linkpb.KindUnwatch:
+		l.unwatch = linkpb.Unwatch{}
+		if err := l.unwatch.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		topics.Unwatch(&l.turn, l.lane, l.unwatch.Topic)
+	case linkpb.KindTrack:
+		l.track = linkpb.Track{}
+		if err := l.track.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		if l.named(l.track.Topic, l.track.Ref) {
+			topics.Track(&l.turn, l.lane, &l.track)
+		}
+	case linkpb.KindUntrack:
+		l.untrack = linkpb.Untrack{}
+		if err := l.untrack.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		topics.Untrack(&l.turn, l.lane, &l.untrack)
+	case linkpb.KindList:
+		l.list = linkpb.List{}
+		if err := l.list.UnmarshalVTUnsafe(body); err != nil {
+			return err
+		}
+		topics.List(&l.turn, l.lane, &l.list)
 	}
 	// An item of a later protocol version is not ours to judge.
 	return nil

@@ -56,6 +56,9 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("topics", "Topics held now.", func() float64 { return float64(s.topics.Stats().Topics) })
 	gauge("subscribers", "Subscribers now, over all topics and gateways.",
 		func() float64 { return float64(s.topics.Stats().Subscribers) })
+	gauge("presences", "Members present now, over all topics.", func() float64 { return float64(s.topics.Stats().Presences) })
+	counter("presence_sends_total", "Changes of presences sent to gateways: one per topic, interval and gateway.",
+		func() float64 { return float64(s.topics.Stats().PresenceSends) })
 	gauge("names", "Exclusive names that somebody holds now.", func() float64 { return float64(s.topics.Names()) })
 	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
 	gauge("link_expires_seconds", "When the certificate on links ends, in Unix seconds; 0 without one.", func() float64 {

@@ -23,6 +23,7 @@ import (
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 	"github.com/ringcast/ringcast/topicserver/topic"
 )
@@ -47,6 +48,7 @@ type Server struct {
 	building   atomic.Int64  // rings that learnLater has begun and not finished with
 	moves      moves
 	times      times
+	tracer     *trace.Tracer
 	staleFile  atomic.Bool    // the ring in use came from a peer and is newer than the file's
 	ringFailed atomic.Bool    // the ring file is of no use
 	look       chan os.Signal // asks for a look at the ring file
@@ -94,11 +96,16 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		times:    newTimes(),
 	}
 	s.moves.time = newHandoverTime()
+	s.tracer, err = trace.New(trace.Config{Endpoint: cfg.TraceURL, Service: "ringcast-topicserver", Instance: cfg.ID, Log: s.log})
+	if err != nil {
+		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
+	}
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, NameGrace: cfg.NameGrace, Claim: s.claim, Log: s.log,
-		FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
+		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
+		Presence: topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
 	})
 	// Gateways whose link was lost before this process started have announced their names by then, or given them up.
 	s.topics.Doubt(time.Now().Add(cfg.NameGrace / 2))
@@ -139,6 +146,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.log.Info("serving topics", zap.Stringer("addr", lis.Addr()),
 		zap.Uint64("ring_version", s.rings.Current().Version()), zap.Int("servers", len(s.rings.Current().Servers())))
 	var wg sync.WaitGroup
+	defer s.tracer.Close()
 	defer wg.Wait()
 	defer s.learning.Wait() // the lanes have ended by then
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,6 +158,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	})()
 	wg.Go(func() { s.take.run(inner) })
 	wg.Go(func() { s.housekeep(inner) })
+	wg.Go(func() { s.tickPresence(inner) })
 	if s.identity != nil {
 		wg.Go(func() { s.identity.Run(inner, s.log) })
 	}
@@ -226,6 +235,20 @@ func (s *Server) lanesByKey() map[laneKey]*lane {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.lanes)
+}
+
+// tickPresence sends the changes of presences until ctx is canceled.
+func (s *Server) tickPresence(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.PresenceInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.topics.TickPresence(now)
+		}
+	}
 }
 
 func (s *Server) openLanes() []*lane {

@@ -188,7 +188,7 @@ func TestValidate(t *testing.T) {
 		t.Errorf("the defaults with id and ring file: %v", err)
 	}
 	bad := Config{
-		Addr: "7101", TopicIdle: time.Millisecond, MaxLanes: -1, HandoverTimeout: time.Hour, HistorySize: -1, HistoryBytes: 1,
+		Addr: "7101", TopicIdle: time.Millisecond, MaxLanes: -1, HandoverTimeout: time.Hour, PresenceInterval: time.Hour, PresenceGrace: time.Hour, MaxPresences: -1, HistorySize: -1, HistoryBytes: 1,
 		HistoryTotal: 1, HistoryIDs: 1e6, HistoryTTL: 48 * time.Hour, DigestInterval: time.Millisecond, NameGrace: time.Hour,
 	}
 	bad.LogLevel = "loud"
@@ -211,6 +211,9 @@ func TestValidate(t *testing.T) {
 		`DIGEST_INTERVAL="1ms": want 10ms to 1h0m0s`,
 		`NAME_GRACE="1h0m0s": want 100ms to 10m0s`,
 		`MAX_LANES="-1": want 1 to 1048576`,
+		`PRESENCE_INTERVAL="1h0m0s": want 1ms to 1m0s`,
+		`PRESENCE_GRACE="1h0m0s": want 1ms to 10m0s`,
+		`MAX_PRESENCES_PER_TOPIC="-1": want 1 to 100000`,
 	}
 	if got := strings.Split(err.Error(), "\n"); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("problems\n%s\nwant\n%s", err, strings.Join(want, "\n"))

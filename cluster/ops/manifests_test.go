@@ -206,6 +206,30 @@ func TestKubernetesRingNamesThePods(t *testing.T) {
 	}
 }
 
+// podValue returns what a variable has in the first pod of a workload, given those before it.
+func podValue(t *testing.T, v core.EnvVar, workload string, before map[string]string) string {
+	t.Helper()
+	from := v.ValueFrom
+	switch {
+	case from == nil && strings.HasPrefix(v.Value, "$("):
+		name, rest, _ := strings.Cut(v.Value[2:], ")")
+		if before[name] == "" {
+			t.Errorf("%s: %s is not set before it", v.Name, name)
+		}
+		return before[name] + rest
+	case from == nil:
+		return v.Value
+	case from.FieldRef != nil && from.FieldRef.FieldPath == "metadata.name":
+		return workload + "-0"
+	case from.FieldRef != nil && from.FieldRef.FieldPath == "status.podIP":
+		return "10.1.2.3"
+	case from.SecretKeyRef != nil && *from.SecretKeyRef.Optional:
+		return strings.Repeat("s", 44)
+	}
+	t.Errorf("%s: %+v", v.Name, from)
+	return ""
+}
+
 func TestKubernetesPods(t *testing.T) {
 	t.Parallel()
 	m := readManifests(t)
@@ -213,10 +237,7 @@ func TestKubernetesPods(t *testing.T) {
 		spec, c := w.pod.Spec, w.pod.Spec.Containers[0]
 		values := map[string]string{}
 		for _, v := range c.Env {
-			values[v.Name] = v.Value
-			if v.ValueFrom != nil && v.ValueFrom.FieldRef.FieldPath == "metadata.name" {
-				values[v.Name] = w.name + "-0"
-			}
+			values[v.Name] = podValue(t, v, w.name, values)
 		}
 		checkEnvironment(t, name, w.name, values)
 		if _, port, _ := net.SplitHostPort(values["ADMIN_ADDR"]); !hasPort(spec, intstr.Parse(port)) {
@@ -319,7 +340,7 @@ func checkEnvironment(t *testing.T, where, service string, values map[string]str
 	}
 	for name := range values {
 		known := slices.ContainsFunc(params, func(p env.FieldParams) bool { return p.Key == name })
-		if !known && name != "GOMEMLIMIT" {
+		if !known && name != "GOMEMLIMIT" && name != "POD_IP" {
 			t.Errorf("%s: %s has no variable %s", where, service, name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // message is a publish as a request states it.
@@ -124,11 +125,12 @@ func (a *API) check(m *message) error {
 }
 
 // request turns messages into what the router takes. Payloads alias the request's body, which stays until it is answered.
-func request(messages []message) ([]*linkpb.Publish, error) {
+func request(c *fiber.Ctx, messages []message) ([]*linkpb.Publish, error) {
 	list := make([]*linkpb.Publish, len(messages))
+	parent := trace.Parse(c.Get("traceparent"))
 	for i := range messages {
 		m := &messages[i]
-		p := &linkpb.Publish{Topic: m.topic, Event: m.event, Payload: m.payload, Binary: m.binary}
+		p := &linkpb.Publish{Topic: m.topic, Event: m.event, Payload: m.payload, Binary: m.binary, Trace: parent}
 		var err error
 		if p.IdHigh, p.IdLow, err = router.PublishID(m.id); err != nil {
 			return nil, m.at.Errorf("id: %v", err)
@@ -196,7 +198,7 @@ func (a *API) publish(c *fiber.Ctx) error {
 	if err := a.check(&m); err != nil {
 		return err
 	}
-	list, err := request([]message{m})
+	list, err := request(c, []message{m})
 	if err != nil {
 		return err
 	}
@@ -300,7 +302,7 @@ func (a *API) broadcast(c *fiber.Ctx) error {
 
 // publishAll publishes the messages and answers with the result of each.
 func (a *API) publishAll(c *fiber.Ctx, messages []message) error {
-	list, err := request(messages)
+	list, err := request(c, messages)
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,13 @@ const Subprotocol = "phoenix"
 // Offer is where a request may have a token. Each field is as it stands in the request, "" if it is not there.
 type Offer struct {
 	Authorization string // header
+	Phoenix       string // header X-Phoenix-AuthToken
 	Protocols     string // header Sec-WebSocket-Protocol
 	Query         string // parameter token, unescaped
 }
 
-// Token returns the token of a request: of the Authorization header, else of the subprotocol, else of the query, where it may
-// end up in the logs of others. It is "" if there is none. What is there and makes no sense is returned as it is, to
+// Token returns the token of a request: of the Authorization header, else of Phoenix's, else of the subprotocol, else of the
+// query, where it may end up in the logs of others. It is "" if there is none. What is there and makes no sense is returned as it is, to
 // be refused as invalid.
 func (o Offer) Token() string {
 	if o.Authorization != "" {
@@ -27,6 +28,9 @@ func (o Offer) Token() string {
 		if strings.EqualFold(scheme, "Bearer") {
 			return strings.TrimSpace(token)
 		}
+	}
+	if o.Phoenix != "" {
+		return o.Phoenix
 	}
 	if token, ok := protocolToken(o.Protocols); ok {
 		return token
@@ -44,7 +48,9 @@ func protocolToken(protocols string) (string, bool) {
 		if !ok {
 			continue
 		}
-		raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
+		// phoenix.js writes the alphabet of plain base64, in spite of the prefix.
+		encoded = strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(encoded, "="))
+		raw, err := base64.RawURLEncoding.DecodeString(encoded)
 		if err != nil {
 			return "?", true
 		}

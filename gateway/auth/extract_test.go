@@ -25,6 +25,10 @@ func TestOfferToken(t *testing.T) {
 		{"subprotocol that is not base64", Offer{Protocols: "phoenix,base64url.bearer.phx.!", Query: "q"}, "?"},
 		{"subprotocols without a token", Offer{Protocols: "phoenix, other", Query: "q"}, "q"},
 		{"query", Offer{Query: "a.b.c"}, "a.b.c"},
+		{"subprotocol, as phoenix.js writes it", Offer{Protocols: "phoenix, base64url.bearer.phx.+/+/"}, "\xfb\xff\xbf"},
+		{"subprotocol, in the alphabet of URLs", Offer{Protocols: "phoenix, base64url.bearer.phx.-_-_"}, "\xfb\xff\xbf"},
+		{"header of long polls", Offer{Phoenix: "a.b.c", Protocols: "base64url.bearer.phx." + encoded, Query: "q"}, "a.b.c"},
+		{"header before that of long polls", Offer{Authorization: "Bearer h", Phoenix: "p"}, "h"},
 		{"header before subprotocol before query", Offer{Authorization: "Bearer h", Protocols: "base64url.bearer.phx." + encoded, Query: "q"}, "h"},
 		{"subprotocol before query", Offer{Protocols: "base64url.bearer.phx." + encoded, Query: "q"}, "a.b.c"},
 		{"endless subprotocols", Offer{Protocols: strings.Repeat("base64url.bearer.phx.YQ,", 10_000)}, ""},
@@ -44,7 +48,7 @@ func FuzzToken(f *testing.F) {
 	}
 	f.Add("Bearer", ",,", "\x00")
 	f.Fuzz(func(t *testing.T, header, protocols, query string) {
-		for _, o := range []Offer{{header, protocols, query}, {"", protocols, query}, {"", "", query}} {
+		for _, o := range []Offer{{header, "", protocols, query}, {"", header, protocols, query}, {"", "", protocols, query}, {"", "", "", query}} {
 			token := o.Token()
 			id, err := v.Verify(token)
 			var e *Error

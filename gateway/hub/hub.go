@@ -12,11 +12,13 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/mutant"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Channel is one session's membership of one topic as its hub sees it.
@@ -227,16 +229,32 @@ func (p Position) Reached(q Position) bool { return p.Epoch == q.Epoch && p.Offs
 type Message struct {
 	codec.Push
 	Position Position
+	Traced   *Traced // nil for most
 	bodies   [codec.NumKinds]atomic.Pointer[[]byte]
+}
+
+// Traced is what only a message that is traced has.
+type Traced struct {
+	Context  trace.Context
+	Received time.Time
 }
 
 // NewMessage wraps a message that came down a lane. It keeps m's event and payload, and takes the topic's name from
 // the caller, who has it already.
 func NewMessage(topic string, m *linkpb.Message) *Message {
-	return &Message{
+	own := &Message{
 		Push:     codec.Push{Topic: topic, Event: m.Event, Payload: m.Payload, Binary: m.Binary},
 		Position: Position{Epoch: m.Position.GetEpoch(), Offset: m.Position.GetOffset()},
 	}
+	if len(m.Trace) > 0 && trace.Context(m.Trace).Sampled() {
+		own.Traced = &Traced{Context: m.Trace, Received: time.Now()}
+	}
+	return own
+}
+
+// NewPush returns a message that has no position, for Send and Broadcast. It keeps payload, which is JSON text.
+func NewPush(topic, event string, payload []byte) *Message {
+	return &Message{Push: codec.Push{Topic: topic, Event: event, Payload: payload}}
 }
 
 // around is how many bytes the longest codec puts around topic, event and payload.
@@ -327,6 +345,24 @@ func (h *Hub) Staged(c *Channel) Position {
 	return c.topic.last
 }
 
+// Broadcast sends one message without a position to some channels, which need not be in the hub. Its frames have no
+// join_ref, so that all channels of a codec share one.
+func (h *Hub) Broadcast(loop *socket.Loop, channels []*Channel, m *Message) {
+	h.begin(loop)
+	var frames [codec.NumKinds][]byte
+	for _, c := range channels {
+		f := frames[c.Codec]
+		if f == nil {
+			op := h.encodeHead(&Channel{Codec: c.Codec}, m)
+			start := len(h.arena)
+			h.arena = socket.AppendFrame(h.arena, op, h.head, m.body(c.Codec))
+			f = h.arena[start:len(h.arena):len(h.arena)]
+			frames[c.Codec] = f
+		}
+		c.Conn.SendFramed(f)
+	}
+}
+
 // deliverBlock delivers the messages of block as one piece, and empties it.
 func (h *Hub) deliverBlock(t *Topic) (delivered, unfit int) {
 	if len(h.block) == 0 {
@@ -405,7 +441,7 @@ func (h *Hub) sendCopy(c *Channel, m *Message) {
 func (h *Hub) encodeHead(c *Channel, m *Message) socket.Opcode {
 	cd := codec.ForKind(c.Codec)
 	var ref codec.Ref
-	if c.Positions {
+	if c.Positions && m.Position != (Position{}) {
 		h.ref = m.Position.AppendRef(h.ref[:0])
 		ref = h.ref
 	}

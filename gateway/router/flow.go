@@ -6,6 +6,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // publish is one publish on its way. It has its own copy of the message, since it may be sent more than once: over a
@@ -16,6 +17,7 @@ type publish struct {
 	done  func(Outcome)
 	since time.Time
 	timed bool // its time is measured
+	span  *trace.Span
 }
 
 // finish calls done with the outcome, on its loop.

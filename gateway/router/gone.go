@@ -100,8 +100,9 @@ func queuedMessages(conn *socket.Conn, kind codec.Kind, joinRef codec.Ref, topic
 	return n
 }
 
-// isMessage reports whether a frame for a client carries a message of the channel. Server frames have the form of client
-// frames, but for binary ones, which have no ref; of a form that is not known here the topic's name decides.
+// isMessage reports whether a frame for a client carries a message of the channel. Phoenix's server frames have the form
+// of client frames, but for binary ones, which have no ref. In WEST's the channel's name decides, so a reply may pass
+// for a message.
 func isMessage(frame []byte, binary bool, kind codec.Kind, joinRef codec.Ref, topic string) bool {
 	if binary && kind == codec.PhoenixV2 {
 		const header = 4
@@ -112,10 +113,13 @@ func isMessage(frame []byte, binary bool, kind codec.Kind, joinRef codec.Ref, to
 		end := start + int(frame[2])
 		return end <= len(frame) && string(frame[start:end]) == topic
 	}
+	if kind != codec.PhoenixV1 && kind != codec.PhoenixV2 {
+		return bytes.Contains(frame, []byte(strings.TrimPrefix(topic, "west:")))
+	}
 	f, err := codec.ForKind(kind).Decode(frame, binary)
 	switch {
 	case err != nil:
-		return bytes.Contains(frame, []byte(topic))
+		return false
 	case string(f.Topic) != topic, strings.HasPrefix(string(f.Event), "phx_"):
 		return false
 	}

@@ -67,6 +67,18 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		in.sealed(m.Topic, position(m.Position))
+	case linkpb.KindPresenceDiff:
+		d := new(linkpb.PresenceDiff)
+		if err := d.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.presenceDiff(d)
+	case linkpb.KindListing:
+		m := new(linkpb.Listing)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.told(m)
 	case linkpb.KindDownRing:
 		var m linkpb.Ring
 		if err := m.UnmarshalVT(body); err != nil {
@@ -107,6 +119,10 @@ func (in *inbox) answer(rep *linkpb.Reply) {
 	}
 	if p.publish != nil {
 		in.landed(p.publish, Outcome{Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position)})
+		return
+	}
+	if p.kind != pendingSubscribe {
+		in.presenceReplied(p, rep)
 		return
 	}
 	s := in.lane.r.shard(p.topic)

@@ -56,13 +56,25 @@ type lane struct {
 	asks    int                // questions among them
 }
 
-// pending is a request on its way: a Subscribe of a topic, a publish, or a question.
+// pending is a request on its way. All but publishes end with the connection.
 type pending struct {
 	topic   string
-	publish *publish
-	ask     chan<- answer
-	sent    bool // over a connection of its own or an earlier one: it may have been appended
+	publish *publish      // nil for another kind
+	ask     chan<- answer // nil for another kind
+	sent    bool          // the publish went over this connection or an earlier one: it may have been appended
+	kind    pendingKind
+	member  uint64           // of a Track,
+	wanted  *linkpb.Presence // and what it asks for
 }
+
+// pendingKind is what a request that is neither publish nor question is.
+type pendingKind uint8
+
+const (
+	pendingSubscribe pendingKind = iota
+	pendingWatch
+	pendingTrack
+)
 
 // defaultHold is how long names outlive a lane whose server has not been spoken to yet.
 const defaultHold = 3 * time.Second
@@ -231,6 +243,11 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 		}
 		s.mu.Unlock()
 	}
+	l.r.eachPresence(func(p *presence) {
+		if p.lane == l {
+			p.announce()
+		}
+	})
 	for _, local := range l.r.locals {
 		local.loop.Post(func() { local.announce(l) })
 	}
@@ -290,6 +307,11 @@ func (l *lane) lost() {
 		}
 		s.mu.Unlock()
 	}
+	l.r.eachPresence(func(p *presence) {
+		if p.lane == l {
+			p.disconnected()
+		}
+	})
 	l.in.flush()
 }
 
@@ -365,6 +387,19 @@ func (l *lane) subscribeTo(sub *subscription, f *fetch) {
 		req.Since = append(req.Since, &linkpb.Position{Epoch: p.Epoch, Offset: p.Offset})
 	}
 	l.wire.Append(linkpb.KindSubscribe, &req)
+}
+
+// request sends a request that ends with the connection, and returns its ref: 0 when the lane is not live.
+func (l *lane) request(p pending, item func(ref uint64) (linkpb.Kind, linkpb.Item)) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wire == nil {
+		return 0
+	}
+	l.lastRef++
+	l.pending[l.lastRef] = p
+	l.wire.Append(item(l.lastRef))
+	return l.lastRef
 }
 
 // tell sends an item that has no reply. It does nothing when the lane is not live: the next connection begins with

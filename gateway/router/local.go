@@ -32,7 +32,11 @@ type Local struct {
 	nextID  uint64
 	gone    departures
 
-	waits   atomic.Int64 // number of topics in joins, for the housekeeper
+	audiences map[string]*audience     // by topic
+	tracks    map[*Attendance]struct{} // that have no outcome yet
+	told      []*hub.Channel           // scratch
+
+	waits   atomic.Int64 // number of topics in joins and of tracks, for the housekeeper
 	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
 	batches sync.Pool    // of *batch
 
@@ -62,9 +66,11 @@ type join struct {
 func newLocal(r *Router, loop *socket.Loop) *Local {
 	l := &Local{
 		r: r, loop: loop, hub: hub.New(),
-		joins:  make(map[string]*waiting),
-		nextID: uint64(loop.Index()) << 56, // so that ids of different loops never meet
-		Ended:  func(*hub.Channel) {},
+		joins:     make(map[string]*waiting),
+		audiences: make(map[string]*audience),
+		tracks:    make(map[*Attendance]struct{}),
+		nextID:    uint64(loop.Index()) << 56, // so that ids of different loops never meet
+		Ended:     func(*hub.Channel) {},
 	}
 	l.flush = l.flushLanes
 	return l
@@ -163,12 +169,13 @@ func (l *Local) settle(topic string) {
 }
 
 // Publish sends a message to the topic's owner and calls done on this loop when the owner has answered, or when it
-// is clear that it will not. Payload is copied.
+// is clear that it will not. Payload and Trace are copied.
 func (l *Local) Publish(p *linkpb.Publish, done func(Outcome)) {
 	own := &publish{local: l, done: done, since: time.Now()}
 	r := &own.req
 	r.Topic, r.Event, r.Payload, r.Binary = p.Topic, p.Event, slices.Clone(p.Payload), p.Binary
 	r.IdHigh, r.IdLow = p.IdHigh, p.IdLow
+	own.beginSpan(p.Trace)
 	r.Name = p.Name
 	lane, code := l.r.publish(own)
 	if code != linkpb.Code_OK {
@@ -277,6 +284,7 @@ func (l *Local) complete(topic string, j join, e *event) {
 
 // expire ends the joins that have waited too long.
 func (l *Local) expire(now time.Time) {
+	l.expireTracks(now)
 	for topic, w := range l.joins {
 		var late []join
 		w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
@@ -470,6 +478,11 @@ func (l *Local) handle(events []event) {
 		case eventMessage:
 			i = l.collect(events, i)
 			n, u := l.hub.Deliver(l.loop, l.run...)
+			for _, m := range l.run {
+				if m.Traced != nil {
+					l.traceDelivery(m, l.hub.Channels(m.Topic))
+				}
+			}
 			deliveries, unfit = deliveries+n, unfit+u
 		case eventDone:
 			e.done(e.outcome)

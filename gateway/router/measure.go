@@ -21,6 +21,9 @@ func (p *publish) ended(o Outcome) {
 	if p.timed && o.OK() && r.cfg.PublishTime != nil {
 		r.cfg.PublishTime.Observe(time.Since(p.since).Seconds())
 	}
+	if p.span != nil {
+		p.endSpan(o)
+	}
 }
 
 // answer ends a join with its outcome.

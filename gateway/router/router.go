@@ -25,6 +25,7 @@ import (
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 const shards = 64
@@ -48,6 +49,8 @@ type Config struct {
 	// PublishTime and DeliveryTime, if set, get times in seconds, of one in sampleEvery publishes and batches: from a
 	// publish to its owner's OK, and from a batch's receipt to the writes on the sockets it is for.
 	PublishTime, DeliveryTime prometheus.Observer
+	// Tracer makes spans of publishes and deliveries that are traced. Nil makes none; contexts are passed on all the same.
+	Tracer *trace.Tracer
 	// Adopted, if set, is told of a ring that was taken from a topic server. It must not wait.
 	Adopted func(*ring.Ring)
 	// Revoked, if set, is told of each revocation that a topic server sends. Revocations, if set, lists all that are to be
@@ -257,6 +260,9 @@ func (r *Router) ringChanged(old, next *ring.Ring) {
 		for _, sub := range s.topics {
 			sub.reroute(r, touch)
 		}
+		for _, p := range s.presences {
+			p.reroute(r, touch)
+		}
 		s.mu.Unlock()
 	}
 	for l := range touched {
@@ -387,6 +393,7 @@ func (r *Router) housekeep(ctx context.Context) {
 		case now := <-tick.C:
 			r.unsubscribeIdle(now)
 			r.retry(now)
+			r.tickPresence(now)
 			r.retire()
 			for _, l := range r.locals {
 				if l.waits.Load() > 0 {

@@ -16,6 +16,8 @@ type shard struct {
 	mu     sync.Mutex
 	topics map[string]*subscription
 	idle   map[string]time.Time // no loop wants them since then; given up after the linger
+
+	presences map[string]*presence // nil until there is one
 }
 
 // subscription is this gateway's interest in one topic, and the way its publishes take. Guarded by its shard's mutex.

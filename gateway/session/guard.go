@@ -270,6 +270,7 @@ func (s *Session) endForbidden() {
 func (s *Session) evict(c *channel) {
 	s.remove(c)
 	s.ss.local.Leave(c.topic, &c.Channel)
+	s.unattend(c, false)
 	if c.joining != nil {
 		s.refuseDetail(c.JoinRef, c.joining.ref, c.topic, "unauthorized", "the token has ended")
 		s.endReplaced(c)

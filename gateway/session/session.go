@@ -18,6 +18,7 @@ import (
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // closeBadFrame is the close code for what no client of the protocol sends.
@@ -48,9 +49,10 @@ type Sessions struct {
 	now func() time.Time
 
 	// Owned by the loop.
-	buf     []byte         // the reply being encoded
-	publish linkpb.Publish // the publish being handed over
-	watched watched        // sessions whose tokens end some time
+	buf       []byte                   // the reply being encoded
+	publish   linkpb.Publish           // the publish being handed over
+	watched   watched                  // sessions whose tokens end some time
+	attending map[*channel]*attendance // the channels that take part in presence; nil until one does
 }
 
 // New returns the sessions of the loop that local belongs to. The router tells them through local when it ends a
@@ -152,6 +154,7 @@ func (s *Session) Closed(*socket.Conn, error) {
 	s.closed = true
 	for _, c := range s.channels {
 		s.ss.local.Leave(c.topic, &c.Channel)
+		s.unattend(c, true)
 	}
 	s.channels = nil
 	s.unprotect()
@@ -208,13 +211,13 @@ func (s *Session) join(f *codec.Frame) {
 		s.refuseDetail(f.JoinRef, f.Ref, topic, reason, detail)
 		return
 	}
-	positions, place, err := parseSince(f.Payload)
+	params, err := parseJoin(f.Payload)
 	if err != nil {
 		s.refuse(f.JoinRef, f.Ref, topic, err.Error())
 		return
 	}
 	c := &channel{topic: topic, joining: &joining{ref: bytes.Clone(f.Ref)}}
-	c.Conn, c.JoinRef, c.Codec, c.Positions = s.conn, bytes.Clone(f.JoinRef), s.codec, positions
+	c.Conn, c.JoinRef, c.Codec, c.Positions = s.conn, bytes.Clone(f.JoinRef), s.codec, params.positions
 	if old := s.find(f.Topic); old != nil {
 		s.replace(old, c)
 	} else if len(s.channels) >= s.ss.cfg.MaxChannels {
@@ -223,33 +226,18 @@ func (s *Session) join(f *codec.Frame) {
 	}
 	s.channels = append(s.channels, c)
 	s.adopt(c, own)
-	s.ss.local.Join(topic, &c.Channel, place, func(o router.Outcome) { s.joined(c, o) })
-}
-
-// parseSince reads the since key of a join's params. With the key the channel gets positions; with a position in it,
-// it resumes there.
-func parseSince(params []byte) (positions bool, place *hub.Position, err error) {
-	if !bytes.Contains(params, []byte("since")) {
-		return false, nil, nil
+	if params.presence == nil {
+		s.ss.local.Join(topic, &c.Channel, params.place, func(o router.Outcome) { s.joined(c, o) })
+		return
 	}
-	var keys map[string]json.RawMessage
-	_ = json.Unmarshal(params, &keys) // params that are no object have no keys
-	since, ok := keys["since"]
-	if !ok {
-		return false, nil, nil
-	}
-	var text *string
-	if err := json.Unmarshal(since, &text); err != nil {
-		return false, nil, errors.New("invalid since: want a position or null")
-	}
-	if text == nil {
-		return true, nil, nil
-	}
-	p, err := hub.ParsePosition(*text)
-	if err != nil {
-		return false, nil, fmt.Errorf("invalid since: %w", err)
-	}
-	return true, &p, nil
+	// Present first, so that a topic with too many refuses the join.
+	s.attend(c, params.presence, func(o router.Outcome) {
+		if !o.OK() {
+			s.joined(c, o)
+			return
+		}
+		s.ss.local.Join(topic, &c.Channel, params.place, func(o router.Outcome) { s.joined(c, o) })
+	})
 }
 
 // replace ends old in favour of c. A join that still waits for its answer gets one now, so that every join has one and
@@ -257,6 +245,7 @@ func parseSince(params []byte) (positions bool, place *hub.Position, err error) 
 func (s *Session) replace(old, c *channel) {
 	s.remove(old)
 	s.ss.local.Leave(old.topic, &old.Channel)
+	s.unattend(old, true)
 	if old.joining == nil {
 		c.joining.old = old
 		return
@@ -267,23 +256,39 @@ func (s *Session) replace(old, c *channel) {
 
 // joined ends a join.
 func (s *Session) joined(c *channel, o router.Outcome) {
+	a := s.ss.attending[c]
 	if o.OK() {
-		s.reply(c.JoinRef, c.joining.ref, c.topic, "ok", c.joinResponse(o))
+		s.reply(c.JoinRef, c.joining.ref, c.topic, "ok", c.joinResponse(o, a))
 	} else {
 		s.remove(c)
+		s.unattend(c, false)
 		s.refuseOutcome(c.JoinRef, c.joining.ref, c.topic, o)
 	}
 	s.endReplaced(c)
+	if a != nil && o.OK() {
+		a.Show()
+	}
 }
 
-// joinResponse tells a channel with positions where it begins.
-func (c *channel) joinResponse(o router.Outcome) []byte {
-	if !c.Positions {
+// joinResponse tells a channel with positions where it begins, and one with presence the key that was made for it.
+func (c *channel) joinResponse(o router.Outcome, a *attendance) (response []byte) {
+	if c.Positions {
+		response = o.Position.AppendRef([]byte(`{"since":`))
+		response = append(response, `,"recovered":`...)
+		response = strconv.AppendBool(response, o.Recovered)
+	}
+	if a != nil && a.made {
+		sep := byte(',')
+		if response == nil {
+			sep = '{'
+		}
+		response = codec.AppendString(append(append(response, sep), `"presence":{"key":`...), a.key)
+		response = append(response, '}')
+	}
+	if response == nil {
 		return nil
 	}
-	response := o.Position.AppendRef([]byte(`{"since":`))
-	response = append(response, `,"recovered":`...)
-	return append(strconv.AppendBool(response, o.Recovered), '}')
+	return append(response, '}')
 }
 
 // endReplaced tells the client the end of the channel that c has replaced, and makes c a joined one.
@@ -304,6 +309,7 @@ func (s *Session) leave(f *codec.Frame) {
 	if c != nil {
 		s.remove(c)
 		s.ss.local.Leave(c.topic, &c.Channel)
+		s.unattend(c, false)
 		s.endReplaced(c)
 		s.control(c, "phx_close")
 	}
@@ -321,7 +327,7 @@ func (s *Session) push(f *codec.Frame) {
 	case c == nil:
 		s.refuse(nil, f.Ref, string(f.Topic), "unmatched topic")
 		return
-	case stale(f, c):
+	case stale(f, c) || s.presenceEvent(c, f):
 		return
 	case !s.may(c, auth.Publish):
 		s.refuseDetail(c.JoinRef, f.Ref, c.topic, "forbidden", "the token does not allow to publish to this topic")
@@ -329,12 +335,12 @@ func (s *Session) push(f *codec.Frame) {
 	}
 	event, payload := f.Event, f.Payload
 	p := &s.ss.publish
-	p.IdHigh, p.IdLow = 0, 0
+	p.IdHigh, p.IdLow, p.Trace = 0, 0, nil
 	if string(event) == "publish" && !f.Binary {
 		var options []byte
 		var err error
 		if event, payload, options, err = codec.SplitPublish(f.Payload); err == nil && options != nil {
-			p.IdHigh, p.IdLow, err = parsePublishID(options)
+			err = parseOptions(options, p)
 		}
 		if err != nil {
 			s.refuse(c.JoinRef, f.Ref, c.topic, err.Error())
@@ -351,18 +357,24 @@ func (s *Session) push(f *codec.Frame) {
 	p.Payload = nil // it aliases the loop's read buffer
 }
 
-// parsePublishID reads the id in a publish's options.
-func parsePublishID(options []byte) (high, low uint64, err error) {
+// parseOptions reads the options of a publish: its id, and the trace context that it is a part of.
+func parseOptions(options []byte, p *linkpb.Publish) (err error) {
 	var o struct {
-		ID *string `json:"id"`
+		ID          *string `json:"id"`
+		Traceparent *string `json:"traceparent"`
 	}
-	if err := json.Unmarshal(options, &o); err != nil || o.ID == nil {
-		return 0, 0, errors.New(`bad publish: options: want {"id": "…"}`)
+	if err := json.Unmarshal(options, &o); err != nil || o.ID == nil && o.Traceparent == nil {
+		return errors.New(`bad publish: options: want {"id": "…"}`)
 	}
-	if high, low, err = router.PublishID(*o.ID); err != nil {
-		return 0, 0, fmt.Errorf("bad publish: id: %w", err)
+	if o.Traceparent != nil {
+		p.Trace = trace.Parse(*o.Traceparent)
 	}
-	return high, low, nil
+	if o.ID != nil {
+		if p.IdHigh, p.IdLow, err = router.PublishID(*o.ID); err != nil {
+			return fmt.Errorf("bad publish: id: %w", err)
+		}
+	}
+	return nil
 }
 
 // judgePublish returns what is wrong with a publish, "" if nothing is.
@@ -372,7 +384,7 @@ func judgePublish(event string, payload []byte, binary bool) string {
 		return "invalid event: empty"
 	case len(event) > maxEventBytes:
 		return "invalid event: more than 64 bytes"
-	case strings.HasPrefix(event, "phx_"):
+	case strings.HasPrefix(event, "phx_"), event == eventPresenceState, event == eventPresenceDiff:
 		return "reserved event"
 	case !binary && !codec.IsObject(payload):
 		return "payload must be an object"
@@ -398,6 +410,7 @@ func (s *Session) ended(hc *hub.Channel) {
 	for _, c := range s.channels {
 		if &c.Channel == hc {
 			s.remove(c)
+			s.unattend(c, true)
 			if s.more != nil && s.more.west != nil {
 				s.more.west.lost(c)
 				return
@@ -454,6 +467,8 @@ func reason(code linkpb.Code) string {
 		return "too_large"
 	case linkpb.Code_INVALID:
 		return "invalid"
+	case linkpb.Code_TOO_MANY:
+		return "too many presences"
 	case linkpb.Code_ID_REUSED:
 		return "publish_id reused with different content"
 	case linkpb.Code_UNKNOWN_OUTCOME:

@@ -119,7 +119,7 @@ func (l *Loop) adopt(c *Conn, early []byte, open func(*Conn) Handler) error {
 	}
 	l.count.Open++
 	l.count.Accepted++
-	if c.stream != nil {
+	if c.stream != nil && c.stream.box == nil {
 		c.stream.reading = true
 	}
 	if len(early) > 0 {
@@ -134,7 +134,7 @@ func (l *Loop) adopt(c *Conn, early []byte, open func(*Conn) Handler) error {
 func (c *Conn) open(open func(*Conn) Handler) (err error) {
 	c.blocked = true
 	defer func() {
-		c.blocked = false
+		c.blocked = c.box() != nil
 		if r := recover(); r != nil {
 			c.loop.countPanic("open", r)
 			err = errors.New("handler panicked when opened")

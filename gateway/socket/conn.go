@@ -50,13 +50,14 @@ type Conn struct {
 	// Input.
 	torn *torn         // partial frame or message, nil mostly
 	skip uint64        // bytes of a discarded frame that are still to come
-	last time.Duration // when bytes were last received
+	last time.Duration // when bytes were last received; of a mailbox, when its last Poll began
 
 	// Output.
 	//
 	// Invariant: out is tail bytes of a frame that the peer has begun to get,
 	// then whole frames. blocked means that out waits for the socket (armed,
-	// with a descriptor) or for the writer (with a stream).
+	// with a descriptor), for the writer (with a stream) or for a Poll (of a
+	// mailbox).
 	out     []byte
 	tail    int
 	held    held
@@ -87,10 +88,21 @@ func (c *Conn) Closing() bool { return c.state != stateOpen }
 // RemoteAddr gives the peer's address as host:port. It asks the socket each
 // time. After Handler.Closed it is empty.
 func (c *Conn) RemoteAddr() string {
+	if b := c.box(); b != nil {
+		return b.cfg.Remote
+	}
 	if s := c.stream; s != nil {
 		return s.nc.RemoteAddr().String()
 	}
 	return peerAddr(int(c.fd))
+}
+
+// box gives the mailbox of a connection that is one.
+func (c *Conn) box() *Mailbox {
+	if c.stream == nil {
+		return nil
+	}
+	return c.stream.box
 }
 
 // Close starts the closing handshake: a close frame goes behind what is
@@ -207,6 +219,9 @@ func (c *Conn) finish() {
 	}
 	c.dropQueue()
 	c.torn = nil
+	if b := c.box(); b != nil {
+		b.ended()
+	}
 	c.callClosed()
 	c.handler, c.stream = nil, nil
 	if s != nil {
@@ -236,12 +251,16 @@ func (c *Conn) callClosed() {
 // expire enforces the timeouts at the loop's time now.
 func (c *Conn) expire(now time.Duration) {
 	cfg := c.loop.cfg
+	idle := cfg.IdleTimeout
+	if b := c.box(); b != nil {
+		idle = b.cfg.Idle
+	}
 	switch {
 	case c.state != stateOpen && now >= c.deadline:
 		c.die(nil, c.end)
 	case c.armed && now-c.full >= cfg.WriteTimeout:
 		c.die(ErrWriteTimeout, EndWriteTimeout)
-	case c.state == stateOpen && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout:
+	case c.state == stateOpen && idle > 0 && now-c.last >= idle:
 		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"}, EndIdle)
 	case c.pings && !c.pinged && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout/2:
 		c.Ping()

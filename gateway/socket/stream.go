@@ -13,7 +13,7 @@ const (
 )
 
 // stream is the rest of a connection that has no descriptor for the loop: TLS,
-// or a system without epoll. The goroutine in Adopt reads and waits until the
+// or a system without epoll, or a mailbox, which has neither nc nor goroutines. The goroutine in Adopt reads and waits until the
 // loop has consumed what it read; a goroutine that lives as long as there is
 // something to write writes. Each ends by posting to the loop, so the loop
 // knows when both have let go of nc.
@@ -22,6 +22,7 @@ type stream struct {
 	stopped  atomic.Bool
 	consumed chan struct{} // the loop is done with the reader's buffer
 	finished chan struct{} // closed after Handler.Closed
+	box      *Mailbox      // nil mostly
 
 	// Owned by the loop.
 	reading  bool
@@ -40,6 +41,9 @@ func newStream(nc net.Conn) *stream {
 // The writer sets a deadline of its own before each write. Either it sets it
 // before the one here, which then holds, or it sees stopped afterwards.
 func (s *stream) kick() {
+	if s.box != nil {
+		return
+	}
 	s.stopped.Store(true)
 	_ = s.nc.SetDeadline(time.Unix(1, 0))
 }
@@ -82,6 +86,10 @@ func (s *stream) letGo(c *Conn) {
 func (c *Conn) flushStream() {
 	s := c.stream
 	if c.state == stateDead || c.blocked {
+		return
+	}
+	if s.box != nil {
+		c.flushBox()
 		return
 	}
 	if !c.fill() {

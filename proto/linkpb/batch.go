@@ -43,6 +43,17 @@ const (
 	KindNameLost    Kind = 111
 )
 
+// The items that are about who is there, of an Up and of a Down.
+const (
+	KindWatch        Kind = 40
+	KindUnwatch      Kind = 41
+	KindTrack        Kind = 42
+	KindUntrack      Kind = 43
+	KindList         Kind = 44
+	KindPresenceDiff Kind = 40
+	KindListing      Kind = 41
+)
+
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.
 const itemsTag = 1<<3 | byte(protowire.BytesType)
 

@@ -47,6 +47,7 @@ const (
 	Code_UNKNOWN_OUTCOME Code = 10
 	// Definite again.
 	Code_ID_REUSED      Code = 11  // the publish id is in the topic's window, with other content
+	Code_TOO_MANY       Code = 40  // the topic has as many presences as it may have
 	Code_NAME_TAKEN     Code = 110 // another session holds the exclusive name
 	Code_NAME_NOT_FOUND Code = 111 // nobody holds it
 )
@@ -66,6 +67,7 @@ var (
 		9:   "INTERNAL",
 		10:  "UNKNOWN_OUTCOME",
 		11:  "ID_REUSED",
+		40:  "TOO_MANY",
 		110: "NAME_TAKEN",
 		111: "NAME_NOT_FOUND",
 	}
@@ -82,6 +84,7 @@ var (
 		"INTERNAL":        9,
 		"UNKNOWN_OUTCOME": 10,
 		"ID_REUSED":       11,
+		"TOO_MANY":        40,
 		"NAME_TAKEN":      110,
 		"NAME_NOT_FOUND":  111,
 	}
@@ -280,6 +283,11 @@ type UpItem struct {
 	//	*UpItem_Ring
 	//	*UpItem_History
 	//	*UpItem_Revoke
+	//	*UpItem_Watch
+	//	*UpItem_Unwatch
+	//	*UpItem_Track
+	//	*UpItem_Untrack
+	//	*UpItem_List
 	Item          isUpItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -412,6 +420,51 @@ func (x *UpItem) GetRevoke() *Revoke {
 	return nil
 }
 
+func (x *UpItem) GetWatch() *Watch {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Watch); ok {
+			return x.Watch
+		}
+	}
+	return nil
+}
+
+func (x *UpItem) GetUnwatch() *Unwatch {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Unwatch); ok {
+			return x.Unwatch
+		}
+	}
+	return nil
+}
+
+func (x *UpItem) GetTrack() *Track {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Track); ok {
+			return x.Track
+		}
+	}
+	return nil
+}
+
+func (x *UpItem) GetUntrack() *Untrack {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Untrack); ok {
+			return x.Untrack
+		}
+	}
+	return nil
+}
+
+func (x *UpItem) GetList() *List {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_List); ok {
+			return x.List
+		}
+	}
+	return nil
+}
+
 type isUpItem_Item interface {
 	isUpItem_Item()
 }
@@ -456,6 +509,26 @@ type UpItem_Revoke struct {
 	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
 }
 
+type UpItem_Watch struct {
+	Watch *Watch `protobuf:"bytes,40,opt,name=watch,proto3,oneof"`
+}
+
+type UpItem_Unwatch struct {
+	Unwatch *Unwatch `protobuf:"bytes,41,opt,name=unwatch,proto3,oneof"`
+}
+
+type UpItem_Track struct {
+	Track *Track `protobuf:"bytes,42,opt,name=track,proto3,oneof"`
+}
+
+type UpItem_Untrack struct {
+	Untrack *Untrack `protobuf:"bytes,43,opt,name=untrack,proto3,oneof"`
+}
+
+type UpItem_List struct {
+	List *List `protobuf:"bytes,44,opt,name=list,proto3,oneof"`
+}
+
 func (*UpItem_Hello) isUpItem_Item() {}
 
 func (*UpItem_Subscribe) isUpItem_Item() {}
@@ -475,6 +548,16 @@ func (*UpItem_Ring) isUpItem_Item() {}
 func (*UpItem_History) isUpItem_Item() {}
 
 func (*UpItem_Revoke) isUpItem_Item() {}
+
+func (*UpItem_Watch) isUpItem_Item() {}
+
+func (*UpItem_Unwatch) isUpItem_Item() {}
+
+func (*UpItem_Track) isUpItem_Item() {}
+
+func (*UpItem_Untrack) isUpItem_Item() {}
+
+func (*UpItem_List) isUpItem_Item() {}
 
 // Down is a batch from a topic server to a gateway.
 type Down struct {
@@ -535,6 +618,8 @@ type DownItem struct {
 	//	*DownItem_Sealed
 	//	*DownItem_Past
 	//	*DownItem_Revoke
+	//	*DownItem_PresenceDiff
+	//	*DownItem_Listing
 	//	*DownItem_NameMessage
 	//	*DownItem_NameLost
 	Item          isDownItem_Item `protobuf_oneof:"item"`
@@ -669,6 +754,24 @@ func (x *DownItem) GetRevoke() *Revoke {
 	return nil
 }
 
+func (x *DownItem) GetPresenceDiff() *PresenceDiff {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_PresenceDiff); ok {
+			return x.PresenceDiff
+		}
+	}
+	return nil
+}
+
+func (x *DownItem) GetListing() *Listing {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Listing); ok {
+			return x.Listing
+		}
+	}
+	return nil
+}
+
 func (x *DownItem) GetNameMessage() *NameMessage {
 	if x != nil {
 		if x, ok := x.Item.(*DownItem_NameMessage); ok {
@@ -731,6 +834,14 @@ type DownItem_Revoke struct {
 	Revoke *Revoke `protobuf:"bytes,90,opt,name=revoke,proto3,oneof"`
 }
 
+type DownItem_PresenceDiff struct {
+	PresenceDiff *PresenceDiff `protobuf:"bytes,40,opt,name=presence_diff,json=presenceDiff,proto3,oneof"`
+}
+
+type DownItem_Listing struct {
+	Listing *Listing `protobuf:"bytes,41,opt,name=listing,proto3,oneof"`
+}
+
 type DownItem_NameMessage struct {
 	NameMessage *NameMessage `protobuf:"bytes,110,opt,name=name_message,json=nameMessage,proto3,oneof"`
 }
@@ -758,6 +869,10 @@ func (*DownItem_Sealed) isDownItem_Item() {}
 func (*DownItem_Past) isDownItem_Item() {}
 
 func (*DownItem_Revoke) isDownItem_Item() {}
+
+func (*DownItem_PresenceDiff) isDownItem_Item() {}
+
+func (*DownItem_Listing) isDownItem_Item() {}
 
 func (*DownItem_NameMessage) isDownItem_Item() {}
 
@@ -1367,6 +1482,9 @@ type Publish struct {
 	// position that it has already, and not appended again. Zero in both means no id.
 	IdHigh uint64 `protobuf:"fixed64,6,opt,name=id_high,json=idHigh,proto3" json:"id_high,omitempty"`
 	IdLow  uint64 `protobuf:"fixed64,7,opt,name=id_low,json=idLow,proto3" json:"id_low,omitempty"`
+	// The trace context of a message that is traced: 16 bytes of trace id, 8 of the parent's span id, one of flags. Absent
+	// if it is not.
+	Trace []byte `protobuf:"bytes,70,opt,name=trace,proto3" json:"trace,omitempty"`
 	// Makes it a request about the exclusive name that the topic, reg:NAME, stands for. Nothing is appended; the Reply has
 	// no position.
 	Name          *NameCall `protobuf:"bytes,110,opt,name=name,proto3" json:"name,omitempty"`
@@ -1453,6 +1571,13 @@ func (x *Publish) GetIdLow() uint64 {
 	return 0
 }
 
+func (x *Publish) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
 func (x *Publish) GetName() *NameCall {
 	if x != nil {
 		return x.Name
@@ -1460,15 +1585,18 @@ func (x *Publish) GetName() *NameCall {
 	return nil
 }
 
-// Reply ends a Subscribe or a Publish.
+// Reply ends a Subscribe, a Publish, a Watch or a Track.
 type Reply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
-	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	Position      *Position              `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`  // Publish: of the message; Subscribe: of the topic now
-	From          *Position              `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`          // Subscribe with since: the place that the replayed messages follow; absent if not all are remembered
-	Replayed      uint32                 `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"` // Subscribe with since: how many Messages of the topic are replayed right behind this Reply
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ref      uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Code     Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
+	Detail   string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Position *Position              `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`  // Publish: of the message; Subscribe: of the topic now
+	From     *Position              `protobuf:"bytes,5,opt,name=from,proto3" json:"from,omitempty"`          // Subscribe with since: the place that the replayed messages follow; absent if not all are remembered
+	Replayed uint32                 `protobuf:"varint,6,opt,name=replayed,proto3" json:"replayed,omitempty"` // Subscribe with since: how many Messages of the topic are replayed right behind this Reply
+	// Track: the reference under which the member is present now, and the one that it replaces.
+	PresenceRef   uint64 `protobuf:"fixed64,40,opt,name=presence_ref,json=presenceRef,proto3" json:"presence_ref,omitempty"`
+	PresencePrev  uint64 `protobuf:"fixed64,41,opt,name=presence_prev,json=presencePrev,proto3" json:"presence_prev,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1541,6 +1669,20 @@ func (x *Reply) GetFrom() *Position {
 func (x *Reply) GetReplayed() uint32 {
 	if x != nil {
 		return x.Replayed
+	}
+	return 0
+}
+
+func (x *Reply) GetPresenceRef() uint64 {
+	if x != nil {
+		return x.PresenceRef
+	}
+	return 0
+}
+
+func (x *Reply) GetPresencePrev() uint64 {
+	if x != nil {
+		return x.PresencePrev
 	}
 	return 0
 }
@@ -1670,6 +1812,7 @@ type Message struct {
 	Event         string                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
 	Payload       []byte                 `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	Binary        bool                   `protobuf:"varint,5,opt,name=binary,proto3" json:"binary,omitempty"`
+	Trace         []byte                 `protobuf:"bytes,70,opt,name=trace,proto3" json:"trace,omitempty"` // as in Publish; the parent is the owner's span
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1737,6 +1880,13 @@ func (x *Message) GetBinary() bool {
 		return x.Binary
 	}
 	return false
+}
+
+func (x *Message) GetTrace() []byte {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
 }
 
 // History asks for messages that a topic remembers, without a subscription: those behind since, or the newest ones when
@@ -1902,6 +2052,597 @@ func (x *Past) GetItems() [][]byte {
 	return nil
 }
 
+// Presence is one presence of one member under a key; several may share a key.
+type Presence struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"fixed64,1,opt,name=ref,proto3" json:"ref,omitempty"`   // names it; another one after each update
+	Prev          uint64                 `protobuf:"fixed64,2,opt,name=prev,proto3" json:"prev,omitempty"` // the one that it replaces by an update; 0 = none
+	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Meta          []byte                 `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"` // a JSON object
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Presence) Reset() {
+	*x = Presence{}
+	mi := &file_link_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Presence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Presence) ProtoMessage() {}
+
+func (x *Presence) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Presence.ProtoReflect.Descriptor instead.
+func (*Presence) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Presence) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *Presence) GetPrev() uint64 {
+	if x != nil {
+		return x.Prev
+	}
+	return 0
+}
+
+func (x *Presence) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Presence) GetMeta() []byte {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+// Watch asks for the presences of a topic and every change to them from now on. A PresenceDiff that is a snapshot follows
+// the Reply, and changes follow that.
+type Watch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Watch) Reset() {
+	*x = Watch{}
+	mi := &file_link_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Watch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Watch) ProtoMessage() {}
+
+func (x *Watch) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Watch.ProtoReflect.Descriptor instead.
+func (*Watch) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Watch) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *Watch) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+// Unwatch ends a Watch. Members that the gateway still has on the topic get the time of grace to come back.
+type Unwatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unwatch) Reset() {
+	*x = Unwatch{}
+	mi := &file_link_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unwatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unwatch) ProtoMessage() {}
+
+func (x *Unwatch) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unwatch.ProtoReflect.Descriptor instead.
+func (*Unwatch) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Unwatch) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+// Track makes a member present, or changes what it shows. Owners assign references; a gateway that tells a new owner of
+// its members names those that they have, so that nothing changes for anybody. The Reply says which one counts.
+type Track struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Member        uint64                 `protobuf:"fixed64,3,opt,name=member,proto3" json:"member,omitempty"`   // unique within the gateway's instance
+	Presence      *Presence              `protobuf:"bytes,4,opt,name=presence,proto3" json:"presence,omitempty"` // ref 0: the owner assigns one; prev: the one it replaces, if the owner does not know
+	Again         bool                   `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"`      // an owner has accepted the member before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Track) Reset() {
+	*x = Track{}
+	mi := &file_link_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Track) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Track) ProtoMessage() {}
+
+func (x *Track) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Track.ProtoReflect.Descriptor instead.
+func (*Track) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Track) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *Track) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Track) GetMember() uint64 {
+	if x != nil {
+		return x.Member
+	}
+	return 0
+}
+
+func (x *Track) GetPresence() *Presence {
+	if x != nil {
+		return x.Presence
+	}
+	return nil
+}
+
+func (x *Track) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
+}
+
+// Untrack takes a member away, at once or, with grace, unless a member with the same key and meta comes in time.
+type Untrack struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Member        uint64                 `protobuf:"fixed64,2,opt,name=member,proto3" json:"member,omitempty"`
+	Grace         bool                   `protobuf:"varint,3,opt,name=grace,proto3" json:"grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Untrack) Reset() {
+	*x = Untrack{}
+	mi := &file_link_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Untrack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Untrack) ProtoMessage() {}
+
+func (x *Untrack) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Untrack.ProtoReflect.Descriptor instead.
+func (*Untrack) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Untrack) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Untrack) GetMember() uint64 {
+	if x != nil {
+		return x.Member
+	}
+	return 0
+}
+
+func (x *Untrack) GetGrace() bool {
+	if x != nil {
+		return x.Grace
+	}
+	return false
+}
+
+// PresenceDiff is a change to the presences of a topic, once per gateway and interval, or all of them.
+type PresenceDiff struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Snapshot      bool                   `protobuf:"varint,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                       // joins are all that there are
+	More          bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`                               // the next PresenceDiff of the topic belongs to this one
+	SettlingMs    uint32                 `protobuf:"varint,4,opt,name=settling_ms,json=settlingMs,proto3" json:"settling_ms,omitempty"` // of a snapshot: for so long gateways may still be bringing members that were here before
+	Joins         []*Presence            `protobuf:"bytes,5,rep,name=joins,proto3" json:"joins,omitempty"`
+	Leaves        []uint64               `protobuf:"fixed64,6,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PresenceDiff) Reset() {
+	*x = PresenceDiff{}
+	mi := &file_link_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PresenceDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PresenceDiff) ProtoMessage() {}
+
+func (x *PresenceDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PresenceDiff.ProtoReflect.Descriptor instead.
+func (*PresenceDiff) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PresenceDiff) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *PresenceDiff) GetSnapshot() bool {
+	if x != nil {
+		return x.Snapshot
+	}
+	return false
+}
+
+func (x *PresenceDiff) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *PresenceDiff) GetSettlingMs() uint32 {
+	if x != nil {
+		return x.SettlingMs
+	}
+	return 0
+}
+
+func (x *PresenceDiff) GetJoins() []*Presence {
+	if x != nil {
+		return x.Joins
+	}
+	return nil
+}
+
+func (x *PresenceDiff) GetLeaves() []uint64 {
+	if x != nil {
+		return x.Leaves
+	}
+	return nil
+}
+
+// List asks for the subscribers of a topic, over all gateways.
+type List struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // ids in the answer at most; the counts are of all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *List) Reset() {
+	*x = List{}
+	mi := &file_link_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *List) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*List) ProtoMessage() {}
+
+func (x *List) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use List.ProtoReflect.Descriptor instead.
+func (*List) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *List) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *List) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *List) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// Listing answers a List.
+type Listing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           uint64                 `protobuf:"varint,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Code          Code                   `protobuf:"varint,2,opt,name=code,proto3,enum=ringcast.link.v1.Code" json:"code,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Count         uint64                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	Gateways      []*GatewaySubscribers  `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listing) Reset() {
+	*x = Listing{}
+	mi := &file_link_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listing) ProtoMessage() {}
+
+func (x *Listing) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listing.ProtoReflect.Descriptor instead.
+func (*Listing) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Listing) GetRef() uint64 {
+	if x != nil {
+		return x.Ref
+	}
+	return 0
+}
+
+func (x *Listing) GetCode() Code {
+	if x != nil {
+		return x.Code
+	}
+	return Code_OK
+}
+
+func (x *Listing) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Listing) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Listing) GetGateways() []*GatewaySubscribers {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+// GatewaySubscribers is the part of a Listing that one gateway has.
+type GatewaySubscribers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Subscribers   []uint64               `protobuf:"fixed64,3,rep,packed,name=subscribers,proto3" json:"subscribers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewaySubscribers) Reset() {
+	*x = GatewaySubscribers{}
+	mi := &file_link_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewaySubscribers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewaySubscribers) ProtoMessage() {}
+
+func (x *GatewaySubscribers) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewaySubscribers.ProtoReflect.Descriptor instead.
+func (*GatewaySubscribers) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GatewaySubscribers) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *GatewaySubscribers) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *GatewaySubscribers) GetSubscribers() []uint64 {
+	if x != nil {
+		return x.Subscribers
+	}
+	return nil
+}
+
 // Wants is what the taking side of a Handover says. Each name in pull is answered by a Gives with its state, in their
 // order; a Wants without pull, but the first, by an empty Gives.
 type Wants struct {
@@ -1921,7 +2662,7 @@ type Wants struct {
 
 func (x *Wants) Reset() {
 	*x = Wants{}
-	mi := &file_link_proto_msgTypes[22]
+	mi := &file_link_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2674,7 @@ func (x *Wants) String() string {
 func (*Wants) ProtoMessage() {}
 
 func (x *Wants) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[22]
+	mi := &file_link_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2687,7 @@ func (x *Wants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wants.ProtoReflect.Descriptor instead.
 func (*Wants) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{22}
+	return file_link_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Wants) GetServer() string {
@@ -2002,7 +2743,7 @@ type Arrived struct {
 
 func (x *Arrived) Reset() {
 	*x = Arrived{}
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2755,7 @@ func (x *Arrived) String() string {
 func (*Arrived) ProtoMessage() {}
 
 func (x *Arrived) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[23]
+	mi := &file_link_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2768,7 @@ func (x *Arrived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Arrived.ProtoReflect.Descriptor instead.
 func (*Arrived) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{23}
+	return file_link_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Arrived) GetTopic() string {
@@ -2060,7 +2801,7 @@ type Gives struct {
 
 func (x *Gives) Reset() {
 	*x = Gives{}
-	mi := &file_link_proto_msgTypes[24]
+	mi := &file_link_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2813,7 @@ func (x *Gives) String() string {
 func (*Gives) ProtoMessage() {}
 
 func (x *Gives) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[24]
+	mi := &file_link_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2826,7 @@ func (x *Gives) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gives.ProtoReflect.Descriptor instead.
 func (*Gives) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{24}
+	return file_link_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Gives) GetRings() []*Ring {
@@ -2132,7 +2873,7 @@ type TopicState struct {
 
 func (x *TopicState) Reset() {
 	*x = TopicState{}
-	mi := &file_link_proto_msgTypes[25]
+	mi := &file_link_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2885,7 @@ func (x *TopicState) String() string {
 func (*TopicState) ProtoMessage() {}
 
 func (x *TopicState) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[25]
+	mi := &file_link_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2898,7 @@ func (x *TopicState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicState.ProtoReflect.Descriptor instead.
 func (*TopicState) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{25}
+	return file_link_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TopicState) GetTopic() string {
@@ -2222,7 +2963,7 @@ type PublishID struct {
 
 func (x *PublishID) Reset() {
 	*x = PublishID{}
-	mi := &file_link_proto_msgTypes[26]
+	mi := &file_link_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2975,7 @@ func (x *PublishID) String() string {
 func (*PublishID) ProtoMessage() {}
 
 func (x *PublishID) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[26]
+	mi := &file_link_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2988,7 @@ func (x *PublishID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishID.ProtoReflect.Descriptor instead.
 func (*PublishID) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{26}
+	return file_link_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PublishID) GetHigh() uint64 {
@@ -2299,7 +3040,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_link_proto_msgTypes[27]
+	mi := &file_link_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +3052,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[27]
+	mi := &file_link_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +3065,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{27}
+	return file_link_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Revoke) GetIdHigh() uint64 {
@@ -2423,7 +3164,7 @@ type NameCall struct {
 
 func (x *NameCall) Reset() {
 	*x = NameCall{}
-	mi := &file_link_proto_msgTypes[28]
+	mi := &file_link_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +3176,7 @@ func (x *NameCall) String() string {
 func (*NameCall) ProtoMessage() {}
 
 func (x *NameCall) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[28]
+	mi := &file_link_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +3189,7 @@ func (x *NameCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameCall.ProtoReflect.Descriptor instead.
 func (*NameCall) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{28}
+	return file_link_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NameCall) GetOp() NameOp {
@@ -2485,7 +3226,7 @@ type NameMessage struct {
 
 func (x *NameMessage) Reset() {
 	*x = NameMessage{}
-	mi := &file_link_proto_msgTypes[29]
+	mi := &file_link_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +3238,7 @@ func (x *NameMessage) String() string {
 func (*NameMessage) ProtoMessage() {}
 
 func (x *NameMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[29]
+	mi := &file_link_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +3251,7 @@ func (x *NameMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameMessage.ProtoReflect.Descriptor instead.
 func (*NameMessage) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{29}
+	return file_link_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NameMessage) GetTopic() string {
@@ -2552,7 +3293,7 @@ type NameLost struct {
 
 func (x *NameLost) Reset() {
 	*x = NameLost{}
-	mi := &file_link_proto_msgTypes[30]
+	mi := &file_link_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +3305,7 @@ func (x *NameLost) String() string {
 func (*NameLost) ProtoMessage() {}
 
 func (x *NameLost) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[30]
+	mi := &file_link_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +3318,7 @@ func (x *NameLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameLost.ProtoReflect.Descriptor instead.
 func (*NameLost) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{30}
+	return file_link_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NameLost) GetTopic() string {
@@ -2607,7 +3348,7 @@ type NameHolder struct {
 
 func (x *NameHolder) Reset() {
 	*x = NameHolder{}
-	mi := &file_link_proto_msgTypes[31]
+	mi := &file_link_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +3360,7 @@ func (x *NameHolder) String() string {
 func (*NameHolder) ProtoMessage() {}
 
 func (x *NameHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[31]
+	mi := &file_link_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +3373,7 @@ func (x *NameHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameHolder.ProtoReflect.Descriptor instead.
 func (*NameHolder) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{31}
+	return file_link_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NameHolder) GetGateway() string {
@@ -2673,7 +3414,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"4\n" +
 	"\x02Up\x12.\n" +
-	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\x9e\x04\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\x9c\x06\n" +
 	"\x06UpItem\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ringcast.link.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1b.ringcast.link.v1.SubscribeH\x00R\tsubscribe\x12A\n" +
@@ -2684,10 +3425,15 @@ const file_link_proto_rawDesc = "" +
 	"\x04ping\x18\a \x01(\v2\x16.ringcast.link.v1.PingH\x00R\x04ping\x12,\n" +
 	"\x04ring\x18\b \x01(\v2\x16.ringcast.link.v1.RingH\x00R\x04ring\x125\n" +
 	"\ahistory\x18< \x01(\v2\x19.ringcast.link.v1.HistoryH\x00R\ahistory\x122\n" +
-	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revokeB\x06\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revoke\x12/\n" +
+	"\x05watch\x18( \x01(\v2\x17.ringcast.link.v1.WatchH\x00R\x05watch\x125\n" +
+	"\aunwatch\x18) \x01(\v2\x19.ringcast.link.v1.UnwatchH\x00R\aunwatch\x12/\n" +
+	"\x05track\x18* \x01(\v2\x17.ringcast.link.v1.TrackH\x00R\x05track\x125\n" +
+	"\auntrack\x18+ \x01(\v2\x19.ringcast.link.v1.UntrackH\x00R\auntrack\x12,\n" +
+	"\x04list\x18, \x01(\v2\x16.ringcast.link.v1.ListH\x00R\x04listB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8d\x05\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8b\x06\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
@@ -2698,7 +3444,9 @@ const file_link_proto_rawDesc = "" +
 	"\x06digest\x18\a \x01(\v2\x18.ringcast.link.v1.DigestH\x00R\x06digest\x122\n" +
 	"\x06sealed\x18\b \x01(\v2\x18.ringcast.link.v1.SealedH\x00R\x06sealed\x12,\n" +
 	"\x04past\x18< \x01(\v2\x16.ringcast.link.v1.PastH\x00R\x04past\x122\n" +
-	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revoke\x12B\n" +
+	"\x06revoke\x18Z \x01(\v2\x18.ringcast.link.v1.RevokeH\x00R\x06revoke\x12E\n" +
+	"\rpresence_diff\x18( \x01(\v2\x1e.ringcast.link.v1.PresenceDiffH\x00R\fpresenceDiff\x125\n" +
+	"\alisting\x18) \x01(\v2\x19.ringcast.link.v1.ListingH\x00R\alisting\x12B\n" +
 	"\fname_message\x18n \x01(\v2\x1d.ringcast.link.v1.NameMessageH\x00R\vnameMessage\x129\n" +
 	"\tname_lost\x18o \x01(\v2\x1a.ringcast.link.v1.NameLostH\x00R\bnameLostB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
@@ -2743,7 +3491,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x02 \x01(\x06R\n" +
-	"subscriber\"\xd9\x01\n" +
+	"subscriber\"\xef\x01\n" +
 	"\aPublish\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
@@ -2751,28 +3499,32 @@ const file_link_proto_rawDesc = "" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
 	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x17\n" +
 	"\aid_high\x18\x06 \x01(\x06R\x06idHigh\x12\x15\n" +
-	"\x06id_low\x18\a \x01(\x06R\x05idLow\x12.\n" +
-	"\x04name\x18n \x01(\v2\x1a.ringcast.link.v1.NameCallR\x04name\"\xe1\x01\n" +
+	"\x06id_low\x18\a \x01(\x06R\x05idLow\x12\x14\n" +
+	"\x05trace\x18F \x01(\fR\x05trace\x12.\n" +
+	"\x04name\x18n \x01(\v2\x1a.ringcast.link.v1.NameCallR\x04name\"\xa9\x02\n" +
 	"\x05Reply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x126\n" +
 	"\bposition\x18\x04 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12.\n" +
 	"\x04from\x18\x05 \x01(\v2\x1a.ringcast.link.v1.PositionR\x04from\x12\x1a\n" +
-	"\breplayed\x18\x06 \x01(\rR\breplayed\"V\n" +
+	"\breplayed\x18\x06 \x01(\rR\breplayed\x12!\n" +
+	"\fpresence_ref\x18( \x01(\x06R\vpresenceRef\x12#\n" +
+	"\rpresence_prev\x18) \x01(\x06R\fpresencePrev\"V\n" +
 	"\x06Digest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"y\n" +
 	"\x06Sealed\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12!\n" +
-	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\x9f\x01\n" +
+	"\fring_version\x18\x03 \x01(\x04R\vringVersion\"\xb5\x01\n" +
 	"\aMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\x12\x14\n" +
 	"\x05event\x18\x03 \x01(\tR\x05event\x12\x18\n" +
 	"\apayload\x18\x04 \x01(\fR\apayload\x12\x16\n" +
-	"\x06binary\x18\x05 \x01(\bR\x06binary\"y\n" +
+	"\x06binary\x18\x05 \x01(\bR\x06binary\x12\x14\n" +
+	"\x05trace\x18F \x01(\fR\x05trace\"y\n" +
 	"\aHistory\x12\x10\n" +
 	"\x03ref\x18< \x01(\x04R\x03ref\x12\x14\n" +
 	"\x05topic\x18= \x01(\tR\x05topic\x120\n" +
@@ -2785,7 +3537,49 @@ const file_link_proto_rawDesc = "" +
 	"\x04next\x18? \x01(\v2\x1a.ringcast.link.v1.PositionR\x04next\x12\x1c\n" +
 	"\trecovered\x18@ \x01(\bR\trecovered\x12\x12\n" +
 	"\x04more\x18A \x01(\bR\x04more\x12\x14\n" +
-	"\x05items\x18B \x03(\fR\x05items\"\xc8\x01\n" +
+	"\x05items\x18B \x03(\fR\x05items\"V\n" +
+	"\bPresence\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\x06R\x03ref\x12\x12\n" +
+	"\x04prev\x18\x02 \x01(\x06R\x04prev\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x12\n" +
+	"\x04meta\x18\x04 \x01(\fR\x04meta\"/\n" +
+	"\x05Watch\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\"\x1f\n" +
+	"\aUnwatch\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\"\x95\x01\n" +
+	"\x05Track\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x16\n" +
+	"\x06member\x18\x03 \x01(\x06R\x06member\x126\n" +
+	"\bpresence\x18\x04 \x01(\v2\x1a.ringcast.link.v1.PresenceR\bpresence\x12\x14\n" +
+	"\x05again\x18\x05 \x01(\bR\x05again\"M\n" +
+	"\aUntrack\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x16\n" +
+	"\x06member\x18\x02 \x01(\x06R\x06member\x12\x14\n" +
+	"\x05grace\x18\x03 \x01(\bR\x05grace\"\xbf\x01\n" +
+	"\fPresenceDiff\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\bR\bsnapshot\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x1f\n" +
+	"\vsettling_ms\x18\x04 \x01(\rR\n" +
+	"settlingMs\x120\n" +
+	"\x05joins\x18\x05 \x03(\v2\x1a.ringcast.link.v1.PresenceR\x05joins\x12\x16\n" +
+	"\x06leaves\x18\x06 \x03(\x06R\x06leaves\"D\n" +
+	"\x04List\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xb7\x01\n" +
+	"\aListing\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
+	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\x12@\n" +
+	"\bgateways\x18\x05 \x03(\v2$.ringcast.link.v1.GatewaySubscribersR\bgateways\"f\n" +
+	"\x12GatewaySubscribers\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12 \n" +
+	"\vsubscribers\x18\x03 \x03(\x06R\vsubscribers\"\xc8\x01\n" +
 	"\x05Wants\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
 	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x1a\n" +
@@ -2841,7 +3635,7 @@ const file_link_proto_rawDesc = "" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x06R\binstance\x12\x14\n" +
 	"\x05claim\x18\x03 \x01(\x06R\x05claim\x12\x17\n" +
-	"\aheld_ms\x18\x04 \x01(\x04R\x06heldMs*\xea\x01\n" +
+	"\aheld_ms\x18\x04 \x01(\x04R\x06heldMs*\xf8\x01\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -2856,7 +3650,8 @@ const file_link_proto_rawDesc = "" +
 	"\bINTERNAL\x10\t\x12\x13\n" +
 	"\x0fUNKNOWN_OUTCOME\x10\n" +
 	"\x12\r\n" +
-	"\tID_REUSED\x10\v\x12\x0e\n" +
+	"\tID_REUSED\x10\v\x12\f\n" +
+	"\bTOO_MANY\x10(\x12\x0e\n" +
 	"\n" +
 	"NAME_TAKEN\x10n\x12\x12\n" +
 	"\x0eNAME_NOT_FOUND\x10o*O\n" +
@@ -2882,42 +3677,51 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_link_proto_goTypes = []any{
-	(Code)(0),           // 0: ringcast.link.v1.Code
-	(NameOp)(0),         // 1: ringcast.link.v1.NameOp
-	(*Position)(nil),    // 2: ringcast.link.v1.Position
-	(*Up)(nil),          // 3: ringcast.link.v1.Up
-	(*UpItem)(nil),      // 4: ringcast.link.v1.UpItem
-	(*Down)(nil),        // 5: ringcast.link.v1.Down
-	(*DownItem)(nil),    // 6: ringcast.link.v1.DownItem
-	(*Hello)(nil),       // 7: ringcast.link.v1.Hello
-	(*Welcome)(nil),     // 8: ringcast.link.v1.Welcome
-	(*Refusal)(nil),     // 9: ringcast.link.v1.Refusal
-	(*Ping)(nil),        // 10: ringcast.link.v1.Ping
-	(*Ring)(nil),        // 11: ringcast.link.v1.Ring
-	(*RingServer)(nil),  // 12: ringcast.link.v1.RingServer
-	(*Subscribe)(nil),   // 13: ringcast.link.v1.Subscribe
-	(*Unsubscribe)(nil), // 14: ringcast.link.v1.Unsubscribe
-	(*Join)(nil),        // 15: ringcast.link.v1.Join
-	(*Leave)(nil),       // 16: ringcast.link.v1.Leave
-	(*Publish)(nil),     // 17: ringcast.link.v1.Publish
-	(*Reply)(nil),       // 18: ringcast.link.v1.Reply
-	(*Digest)(nil),      // 19: ringcast.link.v1.Digest
-	(*Sealed)(nil),      // 20: ringcast.link.v1.Sealed
-	(*Message)(nil),     // 21: ringcast.link.v1.Message
-	(*History)(nil),     // 22: ringcast.link.v1.History
-	(*Past)(nil),        // 23: ringcast.link.v1.Past
-	(*Wants)(nil),       // 24: ringcast.link.v1.Wants
-	(*Arrived)(nil),     // 25: ringcast.link.v1.Arrived
-	(*Gives)(nil),       // 26: ringcast.link.v1.Gives
-	(*TopicState)(nil),  // 27: ringcast.link.v1.TopicState
-	(*PublishID)(nil),   // 28: ringcast.link.v1.PublishID
-	(*Revoke)(nil),      // 29: ringcast.link.v1.Revoke
-	(*NameCall)(nil),    // 30: ringcast.link.v1.NameCall
-	(*NameMessage)(nil), // 31: ringcast.link.v1.NameMessage
-	(*NameLost)(nil),    // 32: ringcast.link.v1.NameLost
-	(*NameHolder)(nil),  // 33: ringcast.link.v1.NameHolder
+	(Code)(0),                  // 0: ringcast.link.v1.Code
+	(NameOp)(0),                // 1: ringcast.link.v1.NameOp
+	(*Position)(nil),           // 2: ringcast.link.v1.Position
+	(*Up)(nil),                 // 3: ringcast.link.v1.Up
+	(*UpItem)(nil),             // 4: ringcast.link.v1.UpItem
+	(*Down)(nil),               // 5: ringcast.link.v1.Down
+	(*DownItem)(nil),           // 6: ringcast.link.v1.DownItem
+	(*Hello)(nil),              // 7: ringcast.link.v1.Hello
+	(*Welcome)(nil),            // 8: ringcast.link.v1.Welcome
+	(*Refusal)(nil),            // 9: ringcast.link.v1.Refusal
+	(*Ping)(nil),               // 10: ringcast.link.v1.Ping
+	(*Ring)(nil),               // 11: ringcast.link.v1.Ring
+	(*RingServer)(nil),         // 12: ringcast.link.v1.RingServer
+	(*Subscribe)(nil),          // 13: ringcast.link.v1.Subscribe
+	(*Unsubscribe)(nil),        // 14: ringcast.link.v1.Unsubscribe
+	(*Join)(nil),               // 15: ringcast.link.v1.Join
+	(*Leave)(nil),              // 16: ringcast.link.v1.Leave
+	(*Publish)(nil),            // 17: ringcast.link.v1.Publish
+	(*Reply)(nil),              // 18: ringcast.link.v1.Reply
+	(*Digest)(nil),             // 19: ringcast.link.v1.Digest
+	(*Sealed)(nil),             // 20: ringcast.link.v1.Sealed
+	(*Message)(nil),            // 21: ringcast.link.v1.Message
+	(*History)(nil),            // 22: ringcast.link.v1.History
+	(*Past)(nil),               // 23: ringcast.link.v1.Past
+	(*Presence)(nil),           // 24: ringcast.link.v1.Presence
+	(*Watch)(nil),              // 25: ringcast.link.v1.Watch
+	(*Unwatch)(nil),            // 26: ringcast.link.v1.Unwatch
+	(*Track)(nil),              // 27: ringcast.link.v1.Track
+	(*Untrack)(nil),            // 28: ringcast.link.v1.Untrack
+	(*PresenceDiff)(nil),       // 29: ringcast.link.v1.PresenceDiff
+	(*List)(nil),               // 30: ringcast.link.v1.List
+	(*Listing)(nil),            // 31: ringcast.link.v1.Listing
+	(*GatewaySubscribers)(nil), // 32: ringcast.link.v1.GatewaySubscribers
+	(*Wants)(nil),              // 33: ringcast.link.v1.Wants
+	(*Arrived)(nil),            // 34: ringcast.link.v1.Arrived
+	(*Gives)(nil),              // 35: ringcast.link.v1.Gives
+	(*TopicState)(nil),         // 36: ringcast.link.v1.TopicState
+	(*PublishID)(nil),          // 37: ringcast.link.v1.PublishID
+	(*Revoke)(nil),             // 38: ringcast.link.v1.Revoke
+	(*NameCall)(nil),           // 39: ringcast.link.v1.NameCall
+	(*NameMessage)(nil),        // 40: ringcast.link.v1.NameMessage
+	(*NameLost)(nil),           // 41: ringcast.link.v1.NameLost
+	(*NameHolder)(nil),         // 42: ringcast.link.v1.NameHolder
 }
 var file_link_proto_depIdxs = []int32{
 	4,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -2930,51 +3734,62 @@ var file_link_proto_depIdxs = []int32{
 	10, // 7: ringcast.link.v1.UpItem.ping:type_name -> ringcast.link.v1.Ping
 	11, // 8: ringcast.link.v1.UpItem.ring:type_name -> ringcast.link.v1.Ring
 	22, // 9: ringcast.link.v1.UpItem.history:type_name -> ringcast.link.v1.History
-	29, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
-	6,  // 11: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	8,  // 12: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	9,  // 13: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	18, // 14: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	21, // 15: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	10, // 16: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
-	11, // 17: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
-	19, // 18: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
-	20, // 19: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
-	23, // 20: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
-	29, // 21: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
-	31, // 22: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
-	32, // 23: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
-	0,  // 24: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	12, // 25: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
-	2,  // 26: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	30, // 27: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
-	0,  // 28: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	2,  // 29: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	2,  // 30: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
-	2,  // 31: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
-	2,  // 32: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
-	2,  // 33: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	2,  // 34: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
-	0,  // 35: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
-	2,  // 36: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
-	11, // 37: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	25, // 38: ringcast.link.v1.Wants.arrived:type_name -> ringcast.link.v1.Arrived
-	2,  // 39: ringcast.link.v1.Arrived.position:type_name -> ringcast.link.v1.Position
-	11, // 40: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	27, // 41: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	2,  // 42: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	28, // 43: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	33, // 44: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
-	1,  // 45: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
-	3,  // 46: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	24, // 47: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	5,  // 48: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	26, // 49: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	48, // [48:50] is the sub-list for method output_type
-	46, // [46:48] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	38, // 10: ringcast.link.v1.UpItem.revoke:type_name -> ringcast.link.v1.Revoke
+	25, // 11: ringcast.link.v1.UpItem.watch:type_name -> ringcast.link.v1.Watch
+	26, // 12: ringcast.link.v1.UpItem.unwatch:type_name -> ringcast.link.v1.Unwatch
+	27, // 13: ringcast.link.v1.UpItem.track:type_name -> ringcast.link.v1.Track
+	28, // 14: ringcast.link.v1.UpItem.untrack:type_name -> ringcast.link.v1.Untrack
+	30, // 15: ringcast.link.v1.UpItem.list:type_name -> ringcast.link.v1.List
+	6,  // 16: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	8,  // 17: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	9,  // 18: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	18, // 19: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	21, // 20: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	10, // 21: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	11, // 22: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	19, // 23: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	20, // 24: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	23, // 25: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
+	38, // 26: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
+	29, // 27: ringcast.link.v1.DownItem.presence_diff:type_name -> ringcast.link.v1.PresenceDiff
+	31, // 28: ringcast.link.v1.DownItem.listing:type_name -> ringcast.link.v1.Listing
+	40, // 29: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
+	41, // 30: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
+	0,  // 31: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	12, // 32: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	2,  // 33: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	39, // 34: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
+	0,  // 35: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	2,  // 36: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	2,  // 37: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	2,  // 38: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	2,  // 39: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	2,  // 40: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	2,  // 41: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
+	0,  // 42: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
+	2,  // 43: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
+	24, // 44: ringcast.link.v1.Track.presence:type_name -> ringcast.link.v1.Presence
+	24, // 45: ringcast.link.v1.PresenceDiff.joins:type_name -> ringcast.link.v1.Presence
+	0,  // 46: ringcast.link.v1.Listing.code:type_name -> ringcast.link.v1.Code
+	32, // 47: ringcast.link.v1.Listing.gateways:type_name -> ringcast.link.v1.GatewaySubscribers
+	11, // 48: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	34, // 49: ringcast.link.v1.Wants.arrived:type_name -> ringcast.link.v1.Arrived
+	2,  // 50: ringcast.link.v1.Arrived.position:type_name -> ringcast.link.v1.Position
+	11, // 51: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	36, // 52: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	2,  // 53: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	37, // 54: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	42, // 55: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
+	1,  // 56: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
+	3,  // 57: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	33, // 58: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	5,  // 59: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	35, // 60: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	59, // [59:61] is the sub-list for method output_type
+	57, // [57:59] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -2993,6 +3808,11 @@ func file_link_proto_init() {
 		(*UpItem_Ring)(nil),
 		(*UpItem_History)(nil),
 		(*UpItem_Revoke)(nil),
+		(*UpItem_Watch)(nil),
+		(*UpItem_Unwatch)(nil),
+		(*UpItem_Track)(nil),
+		(*UpItem_Untrack)(nil),
+		(*UpItem_List)(nil),
 	}
 	file_link_proto_msgTypes[4].OneofWrappers = []any{
 		(*DownItem_Welcome)(nil),
@@ -3005,10 +3825,12 @@ func file_link_proto_init() {
 		(*DownItem_Sealed)(nil),
 		(*DownItem_Past)(nil),
 		(*DownItem_Revoke)(nil),
+		(*DownItem_PresenceDiff)(nil),
+		(*DownItem_Listing)(nil),
 		(*DownItem_NameMessage)(nil),
 		(*DownItem_NameLost)(nil),
 	}
-	file_link_proto_msgTypes[27].OneofWrappers = []any{
+	file_link_proto_msgTypes[36].OneofWrappers = []any{
 		(*Revoke_User)(nil),
 		(*Revoke_TokenId)(nil),
 		(*Revoke_Session)(nil),
@@ -3019,7 +3841,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -73,6 +73,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// SilenceAllowed returns for how long nothing was heard of a peer when its lane ends with ErrSilentPeer.
+func (c Config) SilenceAllowed() time.Duration { return c.withDefaults().Silence }
+
 // managerOptions leaves ManualFlush alone: a stream that both ends use at once deadlocks with it, since its MsgRecv
 // flushes first. Batches spare the same system calls.
 func managerOptions() drpcmanager.Options {

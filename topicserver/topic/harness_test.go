@@ -34,7 +34,8 @@ type gateway struct {
 	*Lane // the end at the topic server
 	Turn
 
-	items chan any // what arrives, decoded; unless discard
+	items chan any        // what arrives, decoded; unless discard
+	ended <-chan struct{} // the test is over: nobody takes items any more
 }
 
 // gateways starts gateways named gw-a, gw-b, … With discard they read and forget.
@@ -72,7 +73,7 @@ func gateways(t testing.TB, n int, discard bool) []*gateway {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := &gateway{Lane: NewLane(name, &(<-accepted).Sender), items: make(chan any, 10_000)}
+		g := &gateway{Lane: NewLane(name, &(<-accepted).Sender), items: make(chan any, 10_000), ended: ctx.Done()}
 		all.Go(func() {
 			if err := g.receive(t, far, discard); ctx.Err() == nil {
 				t.Errorf("the lane of %s ended: %v", name, err)
@@ -103,6 +104,10 @@ func (g *gateway) receive(t testing.TB, far *link.Lane, discard bool) error {
 			g.got(t, new(linkpb.NameLost), body)
 		case kind == linkpb.KindPast:
 			g.got(t, new(linkpb.Past), body)
+		case kind == linkpb.KindPresenceDiff:
+			g.got(t, new(linkpb.PresenceDiff), body)
+		case kind == linkpb.KindListing:
+			g.got(t, new(linkpb.Listing), body)
 		default:
 			t.Errorf("item of kind %d", kind)
 		}
@@ -114,7 +119,10 @@ func (g *gateway) got(t testing.TB, m interface{ UnmarshalVT([]byte) error }, bo
 	if err := m.UnmarshalVT(body); err != nil {
 		t.Error(err)
 	}
-	g.items <- m
+	select {
+	case g.items <- m:
+	case <-g.ended:
+	}
 }
 
 // next returns the next item of the wanted type; another type is a failure.

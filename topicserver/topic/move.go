@@ -100,6 +100,7 @@ func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicSta
 		tn.touch(sub.lane)
 		r.dropLocked(t, sub.lane, tn.Now())
 	}
+	t.abandonLocked()
 	state.Name = r.sealNameLocked(&tn, t)
 	r.removeLocked(s, t)
 	return state, false

@@ -241,7 +241,7 @@ func TestLaneDiesWhileItsRequestsWait(t *testing.T) {
 	r.Subscribe(&dead.Turn, dead.Lane, &linkpb.Subscribe{Ref: 1, Topic: "t:a"})
 	r.Join(dead.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
 	dead.publish(r, "t:a", "last words")
-	r.Drop(dead.Lane)
+	r.Drop(dead.Lane, 0)
 	r.Install("t:a", nil)
 	if rep := b.subscribe(t, r, "t:a"); rep.Position.Offset != 1 {
 		t.Errorf("reply %v", rep)

@@ -342,8 +342,8 @@ func (r *Registry) SettleNames(now time.Time) {
 	tn.Flush()
 }
 
-// detachLocked notes that a lane has ended over which the holder's messages went.
-func (r *Registry) detachLocked(t *Topic, lane *Lane, now time.Time) {
+// detachNameLocked notes that a lane has ended over which the holder's messages went.
+func (r *Registry) detachNameLocked(t *Topic, lane *Lane, now time.Time) {
 	if x := t.exclusive; x != nil && x.lane == lane {
 		x.lane, x.detached = nil, now
 		r.scheduleLocked(t)

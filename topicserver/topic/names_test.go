@@ -99,7 +99,7 @@ func TestNames_LostLane(t *testing.T) {
 			r.Name(&a.Turn, lost, &linkpb.Publish{Ref: 1, Topic: "reg:n", Name: &linkpb.NameCall{Op: register, Claim: 7}})
 			a.Flush()
 			next[*linkpb.Reply](t, a)
-			r.Drop(lost)
+			r.Drop(lost, 0)
 			b.askLater(r, register, 1, 0, "")
 			b.askLater(r, send, 2, 0, "hello")
 			r.SettleNames(time.Now())
@@ -221,7 +221,7 @@ func TestNames_Move(t *testing.T) {
 		t.Errorf("sent: %s", rep.Code)
 	}
 	// Detached, with somebody waiting, it moves on.
-	r.Drop(a.Lane)
+	r.Drop(a.Lane, 0)
 	b.askLater(r, register, 10, 0, "")
 	b.nothingElse(t, r)
 	state, _ = r.Seal("reg:n", 3)

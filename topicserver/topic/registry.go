@@ -15,6 +15,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/mutant"
+	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
 
@@ -25,8 +26,9 @@ type Config struct {
 	// Store remembers the topics' messages. Required.
 	Store history.Store
 	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
-	IDs   int
-	IDTTL time.Duration
+	IDs      int
+	IDTTL    time.Duration
+	Presence Presence
 	// NameGrace is how long a name is kept for a holder whose gateway has no link.
 	NameGrace time.Duration
 	// Claim says whose a topic is that is not here, when one is asked for. It is called under a shard's lock: it must
@@ -36,7 +38,8 @@ type Config struct {
 	// arrival until all its messages were handed to the gateways' connections. PauseTime gets how long requests for a topic
 	// had to wait for its state from another server.
 	FanOutTime, PauseTime prometheus.Observer
-	Log                   *zap.Logger // default none
+	Tracer                *trace.Tracer // makes spans of messages that are traced; nil makes none
+	Log                   *zap.Logger   // default none
 }
 
 // sampleEvery is of how many publishes the time of one is taken.
@@ -56,6 +59,7 @@ const (
 type Registry struct {
 	cfg    Config
 	seed   maphash.Seed
+	wheel  *wheel
 	shards [shards]shard
 	names  nameClock
 
@@ -65,6 +69,9 @@ type Registry struct {
 	publishes   atomic.Uint64
 	sends       atomic.Uint64
 	repeats     atomic.Uint64
+
+	presences     atomic.Int64
+	presenceSends atomic.Uint64
 }
 
 type shard struct {
@@ -80,7 +87,8 @@ func NewRegistry(cfg Config) *Registry {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	r := &Registry{cfg: cfg, seed: maphash.MakeSeed()}
+	cfg.Presence = cfg.Presence.withDefaults()
+	r := &Registry{cfg: cfg, seed: maphash.MakeSeed(), wheel: newWheel(cfg.Presence.Interval)}
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*Topic)
 	}
@@ -94,7 +102,10 @@ type Stats struct {
 	Publishes   uint64 // appended since the start
 	Repeats     uint64 // publishes since the start that were appended before and not again
 	FanoutSends uint64 // messages sent to gateways since the start: one per publish and gateway that subscribes
-	History     history.Stats
+	Presences   int64  // members now, over all topics
+	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
+	PresenceSends uint64
+	History       history.Stats
 }
 
 // Stats returns the current counts.
@@ -105,7 +116,10 @@ func (r *Registry) Stats() Stats {
 		Publishes:   r.publishes.Load(),
 		Repeats:     r.repeats.Load(),
 		FanoutSends: r.sends.Load(),
-		History:     r.cfg.Store.Stats(),
+		Presences:   r.presences.Load(),
+
+		PresenceSends: r.presenceSends.Load(),
+		History:       r.cfg.Store.Stats(),
 	}
 }
 
@@ -216,25 +230,32 @@ func (r *Registry) dropLocked(t *Topic, lane *Lane, now time.Time) {
 	r.subscribers.Add(-int64(t.dropLocked(lane, now)))
 }
 
-// Drop ends all of a lane's subscriptions. It is called once the lane's receiver has returned.
-func (r *Registry) Drop(lane *Lane) {
+// Drop ends all of a lane's subscriptions, and makes its members orphans. Silence is for how long nothing was heard of the
+// gateway by then. It is called once the lane's receiver has returned.
+func (r *Registry) Drop(lane *Lane, silence time.Duration) {
 	lane.mu.Lock()
 	lane.closed = true
 	topics := make([]*Topic, 0, len(lane.topics))
 	for t := range lane.topics {
 		topics = append(topics, t)
 	}
+	attached := slices.Collect(maps.Keys(lane.attached))
 	names := slices.Collect(maps.Keys(lane.names))
 	lane.mu.Unlock()
 	now := time.Now()
 	for _, t := range names {
 		t.mu.Lock()
-		r.detachLocked(t, lane, now)
+		r.detachNameLocked(t, lane, now)
 		t.mu.Unlock()
 	}
 	for _, t := range topics {
 		t.mu.Lock()
 		r.dropLocked(t, lane, now)
+		t.mu.Unlock()
+	}
+	for _, t := range attached {
+		t.mu.Lock()
+		r.detachLocked(t, lane, now, silence)
 		t.mu.Unlock()
 	}
 }
@@ -298,7 +319,7 @@ func (r *Registry) Publish(tn *Turn, from *Lane, req *linkpb.Publish) {
 	if t.waiting {
 		own := &linkpb.Publish{
 			Ref: req.Ref, Event: strings.Clone(req.Event), Payload: slices.Clone(req.Payload), Binary: req.Binary,
-			IdHigh: req.IdHigh, IdLow: req.IdLow,
+			IdHigh: req.IdHigh, IdLow: req.IdLow, Trace: slices.Clone(req.Trace),
 		}
 		size := len(own.Event) + len(own.Payload)
 		r.park(tn, t, size, from, req.Ref, func(tn *Turn) { r.publishLocked(tn, t, from, own) })
@@ -330,14 +351,18 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 		return
 	}
 	m.Topic, m.Position, m.Event, m.Payload, m.Binary = t.name, pos, req.Event, req.Payload, req.Binary
+	span := r.beginSpan(tn, t, req)
+	m.Trace = span.Context(req.Trace)
 	item := linkpb.AppendItem(make([]byte, 0, m.SizeVT()+itemFrame), linkpb.KindMessage, m)
-	m.Event, m.Payload = "", nil // they alias the lane's input buffer
+	m.Event, m.Payload, m.Trace = "", nil, nil // they alias the lane's input buffer
 	err := r.cfg.Store.Append(t.name, history.Message{
 		Position: history.Position{Epoch: pos.Epoch, Offset: pos.Offset}, Item: item,
 	}, tn.Now())
 	if err != nil {
 		r.cfg.Log.Error("publish not appended", zap.String("topic", t.name), zap.Error(err))
 		tn.Reply(from, req.Ref, linkpb.Code_INTERNAL, "not appended", nil)
+		span.Fail("not appended")
+		span.End(time.Now())
 		return
 	}
 	t.offset++
@@ -346,6 +371,9 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	}
 	tn.Reply(from, req.Ref, linkpb.Code_OK, "", pos)
 	t.fanOutLocked(tn, item)
+	if span != nil {
+		tn.endSpan(span, t)
+	}
 	if len(t.subs) == 0 {
 		t.used = tn.Now()
 	}
@@ -399,7 +427,7 @@ func (r *Registry) Sweep(idle time.Duration) int {
 		s.mu.Lock()
 		for _, t := range s.topics {
 			t.mu.Lock()
-			if len(t.subs) == 0 && !t.waiting && !t.namedLocked() && now.Sub(t.used) > idle {
+			if len(t.subs) == 0 && t.presence == nil && !t.waiting && !t.namedLocked() && now.Sub(t.used) > idle {
 				r.removeLocked(s, t)
 				n++
 			}
@@ -416,35 +444,4 @@ func (r *Registry) removeLocked(s *shard, t *Topic) {
 	delete(s.topics, t.name)
 	r.cfg.Store.Forget(t.name)
 	r.topics.Add(-1)
-}
-
-// Subscriber is one subscriber of a topic: ID is unique within the gateway.
-type Subscriber struct {
-	Gateway string
-	ID      uint64
-}
-
-// Subscribers lists a topic's subscribers, sorted by gateway and id. A topic nobody uses has none.
-func (r *Registry) Subscribers(name string) []Subscriber {
-	t := r.lock(name, false)
-	if t == nil {
-		return nil
-	}
-	var list []Subscriber
-	for _, sub := range t.subs {
-		for id := range sub.subscribers {
-			list = append(list, Subscriber{Gateway: sub.lane.Gateway, ID: id})
-		}
-	}
-	t.mu.Unlock()
-	slices.SortFunc(list, func(a, b Subscriber) int {
-		if c := strings.Compare(a.Gateway, b.Gateway); c != 0 {
-			return c
-		}
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	return list
 }

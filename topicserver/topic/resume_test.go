@@ -163,7 +163,7 @@ func TestDigest(t *testing.T) {
 	b.nothingElse(t, r)
 	a.publish(r, "t:c", "x")
 	next[*linkpb.Message](t, b)
-	r.Drop(b.Lane)
+	r.Drop(b.Lane, 0)
 	b.Digest()
 	b.nothingElse(t, r)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/trace"
 )
 
 // Topic is one topic at its owner.
@@ -31,6 +32,7 @@ type Topic struct {
 	used   time.Time      // when it last lost its last gateway or was published to without one
 	gone   bool           // no longer in the registry; whoever locks it must look it up again
 
+	presence  *presence  // nil while nobody has a part in it
 	exclusive *exclusive // nil unless the topic stands for a name
 
 	// While the topic's state may be on its way from another server, requests wait here, in their order.
@@ -64,13 +66,15 @@ type subscription struct {
 // lane stands for its gateway in a topic's subscriber sets.
 type Lane struct {
 	// Static.
-	Gateway  string
-	Instance uint64 // of the gateway's process; to be set before the lane is used
-	Out      *link.Sender
+	Gateway string
+	Out     *link.Sender
+	// Instance tells the gateway's process from those before it. Set before the lane is used.
+	Instance uint64
 
 	mu         sync.Mutex
 	closed     bool                // Drop has begun; no topic takes it any more
 	topics     map[*Topic]struct{} // those that have the lane in subs
+	attached   map[*Topic]struct{} // those whose presence the lane has a part in
 	undigested []*Topic
 	names      map[*Topic]struct{} // whose holder's messages go over the lane
 }
@@ -170,6 +174,7 @@ type Turn struct {
 	reply   linkpb.Reply
 	message linkpb.Message
 	pos     linkpb.Position
+	spans   []*trace.Span       // of traced messages; they end with the turn
 	timed   prometheus.Observer // gets the time of the turn, in seconds; nil in most turns
 }
 
@@ -204,6 +209,9 @@ func (tn *Turn) Flush() {
 	for i, lane := range tn.touched {
 		lane.Out.Flush()
 		tn.touched[i] = nil
+	}
+	if len(tn.spans) > 0 {
+		tn.endSpans()
 	}
 	if tn.timed != nil {
 		tn.timed.Observe(time.Since(tn.now).Seconds())

@@ -229,7 +229,7 @@ func TestSubscribers(t *testing.T) {
 	expect("subscribed again", "t:a", "gw-a:2")
 	join(b, "t:a", 5)
 
-	r.Drop(a.Lane)
+	r.Drop(a.Lane, 0)
 	expect("lane dropped", "t:a", "gw-b:5")
 	expect("lane dropped", "t:b", "")
 	if len(a.Lane.topics) != 0 {
@@ -334,7 +334,7 @@ func TestCountsSurviveChurn(t *testing.T) {
 				}
 				g.Flush()
 			}
-			r.Drop(g.Lane)
+			r.Drop(g.Lane, 0)
 		})
 	}
 	all.Wait()
@@ -365,7 +365,7 @@ func TestNothingKeepsTheRequest(t *testing.T) {
 	if n := len(r.Subscribers("t:a")); n != 1 {
 		t.Errorf("%d subscribers", n)
 	}
-	r.Drop(g.Lane)
+	r.Drop(g.Lane, 0)
 	if n := r.Stats().Subscribers; n != 0 {
 		t.Errorf("%d subscribers after the drop", n)
 	}

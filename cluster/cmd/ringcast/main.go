@@ -31,6 +31,7 @@ var commands = []command{
 	{"status", "ADMIN-URL…", "print version, ring, links, topics and sessions of each node", runStatus},
 	{"top", "ADMIN-URL…", "print what the nodes do, again and again, the busiest first", runTop},
 	{"ping", "ADMIN-URL", "ask a node whether it runs", runPing},
+	{"subscribers", "URL TOPIC [-limit N]", "print who has joined a topic, on all gateways, one gateway and id a line", runSubscribers},
 	{"ring ready", "ADMIN-URL…", "ask all nodes whether they use the same ring", runRingReady},
 	{"ring check", "FILE", "check a ring file", runRingCheck},
 	{"ring owner", "FILE TOPIC…", "print the owner of each topic", runRingOwner},

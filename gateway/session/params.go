@@ -1,0 +1,50 @@
+package session
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/ringcast/ringcast/gateway/hub"
+)
+
+// joinParams are what a client asks for with its join.
+type joinParams struct {
+	positions bool            // the channel gets positions,
+	place     *hub.Position   // and resumes here; nil means from now on
+	presence  *presenceParams // nil if the channel has no part in presence
+}
+
+// parseJoin reads a join's params. Most have neither key.
+func parseJoin(params []byte) (j joinParams, err error) {
+	if !bytes.Contains(params, []byte("since")) && !bytes.Contains(params, []byte("presence")) && !bytes.ContainsRune(params, '\\') {
+		return j, nil
+	}
+	var keys map[string]json.RawMessage
+	_ = json.Unmarshal(params, &keys) // params that are no object have no keys
+	if since, ok := keys["since"]; ok {
+		if j.place, err = parseSince(since); err != nil {
+			return j, err
+		}
+		j.positions = true
+	}
+	j.presence, err = parsePresence(keys["presence"])
+	return j, err
+}
+
+// parseSince reads a position or null.
+func parseSince(since json.RawMessage) (*hub.Position, error) {
+	var text *string
+	if err := json.Unmarshal(since, &text); err != nil {
+		return nil, errors.New("invalid since: want a position or null")
+	}
+	if text == nil {
+		return nil, nil
+	}
+	p, err := hub.ParsePosition(*text)
+	if err != nil {
+		return nil, fmt.Errorf("invalid since: %w", err)
+	}
+	return &p, nil
+}
