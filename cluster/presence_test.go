@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/ringcast/ringcast/cluster"
 	"github.com/ringcast/ringcast/topicserver"
 )
@@ -19,14 +21,18 @@ import (
 type attendee struct {
 	*socket
 	topic string
+	join  string // the params of its joins
 
-	mu      sync.Mutex
-	state   map[string]meta // by phx_ref; nil before presence_state
-	diffs   int
-	joins   []string // keys, in their order
-	leaves  []string
-	replies map[string]string // payloads of replies, by ref
-	errors  []string
+	mu         sync.Mutex
+	joinRef    int // of the last join: after phx_error it joins again
+	mu_removed sync.Mutex
+	state      map[string]meta // by phx_ref; nil before presence_state
+	shown      int             // the join of the last state
+	diffs      int
+	joins      []string // keys, in their order
+	leaves     []string
+	replies    map[string]string // payloads of replies, by ref
+	errors     []string
 }
 
 // meta is one presence as clients see it.
@@ -51,14 +57,18 @@ func (m metas) each(do func(meta)) {
 // attend connects a client and joins the topic with presence. Params are those of presence: {"key": …}.
 func attend(t *testing.T, name, url, topic, params string) *attendee {
 	t.Helper()
-	a := &attendee{socket: dial(t, name, url), topic: topic, replies: make(map[string]string)}
-	a.say(fmt.Sprintf(`["1","1",%q,"phx_join",{"presence":%s}]`, topic, params))
+	a := &attendee{socket: dial(t, name, url), topic: topic, join: params, joinRef: 1, replies: make(map[string]string)}
+	a.say(a.joinFrame())
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { a.read(ctx) })
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	a.eventually("is joined", func() bool { return a.state != nil || strings.Contains(a.replies["1"], "error") })
 	return a
+}
+
+func (a *attendee) joinFrame() string {
+	return fmt.Sprintf(`["%d","%d",%q,"phx_join",{"presence":%s}]`, a.joinRef, a.joinRef, a.topic, a.join)
 }
 
 func (a *attendee) read(ctx context.Context) {
@@ -73,8 +83,11 @@ func (a *attendee) read(ctx context.Context) {
 			continue
 		}
 		a.mu.Lock()
-		a.frame(string(f[0]), string(f[1]), string(f[3]), f[4])
+		rejoin := a.frame(string(f[0]), string(f[1]), string(f[3]), f[4])
 		a.mu.Unlock()
+		if rejoin != "" {
+			_ = a.ws.Write(ctx, websocket.MessageText, []byte(rejoin))
+		}
 	}
 }
 
@@ -82,22 +95,49 @@ func (a *attendee) fail(format string, args ...any) {
 	a.errors = append(a.errors, fmt.Sprintf(format, args...))
 }
 
-func (a *attendee) frame(joinRef, ref, event string, payload json.RawMessage) {
+// frame takes a frame in, and returns what is to be said because of it.
+func (a *attendee) frame(joinRef, ref, event string, payload json.RawMessage) (answer string) {
+	current := fmt.Sprintf(`"%d"`, a.joinRef)
 	switch event {
 	case `"phx_reply"`:
 		a.replies[strings.Trim(ref, `"`)] = string(payload)
+		if ref == current && strings.Contains(string(payload), `"unavailable"`) {
+			a.joinRef++
+			return a.joinFrame()
+		}
+	case `"phx_error"`:
+		a.joinRef++
+		return a.joinFrame()
 	case `"presence_state"`:
 		var all metas
 		_ = json.Unmarshal(payload, &all)
-		if joinRef != `"1"` || ref != "null" || a.replies["1"] == "" || a.state != nil {
-			a.fail("state with join_ref %s, ref %s, after %s", joinRef, ref, a.replies["1"])
+		if joinRef != current || ref != "null" || a.replies[strings.Trim(current, `"`)] == "" || a.shown == a.joinRef {
+			a.fail("state with join_ref %s, ref %s, after %v", joinRef, ref, a.replies)
 		}
-		a.state = make(map[string]meta)
-		all.each(func(m meta) { a.state[m.Ref] = m })
+		a.shown = a.joinRef
+		a.sync(all)
 	case `"presence_diff"`:
 		a.diff(joinRef, ref, payload)
 	default:
 		a.fail("event %s %s", event, payload)
+	}
+	return ""
+}
+
+// sync takes a state. One that follows another join is compared with what is known, as phoenix.js does.
+func (a *attendee) sync(all metas) {
+	old := a.state
+	a.state = make(map[string]meta)
+	all.each(func(m meta) {
+		a.state[m.Ref] = m
+		if _, was := old[m.Ref]; old != nil && !was {
+			a.joins = append(a.joins, m.Key)
+		}
+	})
+	for ref, m := range old {
+		if _, is := a.state[ref]; !is {
+			a.leaves = append(a.leaves, m.Key)
+		}
 	}
 }
 
@@ -273,8 +313,11 @@ func TestPhoenixPresence_ACrowdIsFewDiffsAndFewSends(t *testing.T) {
 	for i := range 60 {
 		crowd = append(crowd, attend(t, fmt.Sprint("member ", i), c.Gateways[i%2].WebSocketURL(), topicP, fmt.Sprintf(`{"key":"u%02d"}`, i)))
 	}
-	for _, a := range append(crowd, first) {
+	crowd = append(crowd, first)
+	for _, a := range crowd {
 		a.eventually("sees all", func() bool { return len(a.state) == 61 })
+	}
+	for _, a := range crowd {
 		if a.refs() != first.refs() {
 			t.Errorf("%s sees %s, first sees %s", a.name, a.refs(), first.refs())
 		}
@@ -286,7 +329,7 @@ func TestPhoenixPresence_ACrowdIsFewDiffsAndFewSends(t *testing.T) {
 	if n := c.Owner(topicP).Stats().PresenceSends; n > uint64(2*intervals) {
 		t.Errorf("%d sends to two gateways in %d intervals", n, intervals)
 	}
-	check(t, append(crowd, first)...)
+	check(t, crowd...)
 }
 
 func TestPhoenixPresence_AReconnectWithinTheGraceIsUnseen(t *testing.T) {

@@ -68,17 +68,17 @@ func TestG8_SubscribersOfAllGatewaysFromAnyOfThem(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"/api/topics/a%20b/subscribers":                              "invalid topic: only ASCII letters, digits and _ . : - are allowed\n",
-		"/api/topics/" + strings.Repeat("x", 256) + "/subscribers":   "invalid topic: 256 bytes, at most 255 are allowed\n",
-		"/api/topics/room:g8/subscribers?limit=-1":                   "invalid limit: want 0 to 100000\n",
-		"/api/topics/room:g8/subscribers?limit=100001":               "invalid limit: want 0 to 100000\n",
-		"/api/topics/room:g8/subscribers?limit=many":                 "invalid limit: want 0 to 100000\n",
-		"/api/topics/room:g8/subscribers?count=maybe":                "invalid count: want true or false\n",
-		"/api/topics/%ff/subscribers":                                "invalid topic: only ASCII letters, digits and _ . : - are allowed\n",
-		"/api/topics/room:g8/subscribers?limit=99999999999999999999": "invalid limit: want 0 to 100000\n",
+		"/api/topics/a%20b/subscribers":                              "invalid topic: only ASCII letters, digits and _ . : - are allowed",
+		"/api/topics/" + strings.Repeat("x", 256) + "/subscribers":   "invalid topic: 256 bytes, at most 255 are allowed",
+		"/api/topics/room:g8/subscribers?limit=-1":                   "invalid limit: want 0 to 100000",
+		"/api/topics/room:g8/subscribers?limit=100001":               "invalid limit: want 0 to 100000",
+		"/api/topics/room:g8/subscribers?limit=many":                 "invalid limit: want 0 to 100000",
+		"/api/topics/room:g8/subscribers?count=maybe":                "invalid count: want true or false",
+		"/api/topics/%ff/subscribers":                                "invalid topic: only ASCII letters, digits and _ . : - are allowed",
+		"/api/topics/room:g8/subscribers?limit=99999999999999999999": "invalid limit: want 0 to 100000",
 	} {
-		if status, body := fetch(c.Gateways[0].Addr, path); status != http.StatusBadRequest || body != want {
-			t.Errorf("%.60s: %d %q, want 400 %q", path, status, body, want)
+		if status, body := fetch(c.Gateways[0].Addr, path); status != http.StatusBadRequest || !strings.Contains(body, want) {
+			t.Errorf("%.60s: %d %q, want 400 with %q", path, status, body, want)
 		}
 	}
 
@@ -106,7 +106,7 @@ func TestG8_SubscribersAfterARingEditAndWithoutAnOwner(t *testing.T) {
 	s := newSite(t)
 	a := s.topicserver("ts-a")
 	b := s.topicserver("ts-b")
-	gw := s.gateway("JOIN_TIMEOUT=300ms")
+	gw := s.gateway("JOIN_TIMEOUT=300ms", "API_OPEN=true")
 	gw.ready()
 	topic := s.topicOf("ts-a", 0)
 	dial(t, "client", gw.webSocketURL()).join(topic)

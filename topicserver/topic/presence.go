@@ -240,6 +240,9 @@ func (r *Registry) watchLocked(tn *Turn, t *Topic, lane *Lane, ref uint64) {
 		return
 	}
 	p := r.presenceLocked(t, tn.Now())
+	// The snapshot is what the next diff is a change to, so what has changed before is told now: a member that is in the
+	// snapshot and leaves before the tick must not be taken for one that nobody has seen.
+	r.sendDiffLocked(tn, t)
 	if !slices.Contains(p.watchers, lane) {
 		p.watchers = append(p.watchers, lane)
 	}

@@ -2,6 +2,8 @@ package topic
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -265,11 +267,90 @@ func TestPhoenixPresence_ANewOwnerTakesReferencesAsTheyAre(t *testing.T) {
 		t.Errorf("snapshot of a young presence: %v", d)
 	}
 	s.pass(6 * time.Second)
-	next[*linkpb.PresenceDiff](t, a) // the joins that the snapshot had already
+	a.nothingElse(t, s.r) // the snapshot had the joins
 	s.at(a, func() { s.r.Watch(&a.Turn, a.Lane, &linkpb.Watch{Ref: 5, Topic: "t:a"}) })
 	next[*linkpb.Reply](t, a)
 	if d := next[*linkpb.PresenceDiff](t, a); d.SettlingMs != 0 {
 		t.Errorf("snapshot of an old presence: %v", d)
+	}
+}
+
+// Whatever happens in whatever order, a copy that takes snapshots and applies diffs is what the owner has.
+func TestPhoenixPresence_CopiesAreWhatTheOwnerHas(t *testing.T) {
+	for seed := range uint64(30) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		s := newStage(t, 3, Presence{Grace: 200 * time.Millisecond})
+		copies := make([]map[uint64]string, len(s.gw)) // nil while not watching
+		for range 300 {
+			i := rnd.IntN(len(s.gw))
+			g, id := s.gw[i], uint64(rnd.IntN(4))
+			switch rnd.IntN(8) {
+			case 0:
+				s.at(g, func() { s.r.Watch(&g.Turn, g.Lane, &linkpb.Watch{Ref: 5, Topic: "t:a"}) })
+				copies[i] = make(map[uint64]string)
+			case 1:
+				if rnd.IntN(4) == 0 {
+					s.at(g, func() { s.r.Unwatch(&g.Turn, g.Lane, "t:a") })
+					copies[i] = nil
+				}
+			case 2, 3, 4:
+				pr := &linkpb.Presence{Key: fmt.Sprint("u", rnd.IntN(3)), Meta: fmt.Append(nil, rnd.IntN(2))}
+				if rnd.IntN(3) == 0 {
+					pr.Ref = 1 + rnd.Uint64N(5)
+				}
+				s.at(g, func() { s.r.Track(&g.Turn, g.Lane, &linkpb.Track{Topic: "t:a", Member: id, Presence: pr}) })
+			case 5:
+				s.untrack(g, id, rnd.IntN(2) == 0)
+			default:
+				s.pass(time.Duration(rnd.IntN(3)) * 50 * time.Millisecond)
+			}
+		}
+		s.pass(time.Second)
+		want := make(map[uint64]string)
+		if tp := s.r.lock("t:a", false); tp != nil {
+			if p := tp.presence; p != nil {
+				for ref, m := range p.members {
+					want[ref] = fmt.Sprintf("%s=%s", m.key, m.meta)
+				}
+			}
+			tp.mu.Unlock()
+		}
+		if n := s.r.Stats().Presences; n != int64(len(want)) {
+			t.Errorf("seed %d: %d presences counted, there are %d", seed, n, len(want))
+		}
+		for i, g := range s.gw {
+			if copies[i] == nil {
+				continue
+			}
+			if got := copyOf(s, g); !maps.Equal(got, want) {
+				t.Fatalf("seed %d: gateway %s has %v, the owner %v", seed, g.Gateway, got, want)
+			}
+		}
+	}
+}
+
+// copyOf reads all that has come to a gateway.
+func copyOf(s *stage, g *gateway) map[uint64]string {
+	s.r.Publish(&g.Turn, g.Lane, &linkpb.Publish{Ref: 99, Topic: "nobody:" + g.Gateway})
+	g.Flush()
+	present := make(map[uint64]string)
+	for {
+		switch m := next[any](s, g).(type) {
+		case *linkpb.Reply:
+			if m.Ref == 99 {
+				return present
+			}
+		case *linkpb.PresenceDiff:
+			if m.Snapshot {
+				clear(present)
+			}
+			for _, pr := range m.Joins {
+				present[pr.Ref] = fmt.Sprintf("%s=%s", pr.Key, pr.Meta)
+			}
+			for _, ref := range m.Leaves {
+				delete(present, ref)
+			}
+		}
 	}
 }
 

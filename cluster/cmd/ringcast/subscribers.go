@@ -2,13 +2,20 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
+	"os"
+	"strings"
 	"time"
 )
+
+// keyVariable names the environment variable with the API key, or the client's token, that gateways want.
+const keyVariable = "RINGCAST_KEY"
 
 // runSubscribers asks a gateway who has joined a topic.
 func runSubscribers(ctx context.Context, out io.Writer, args []string) error {
@@ -27,7 +34,9 @@ func runSubscribers(ctx context.Context, out io.Writer, args []string) error {
 		Count       uint64
 		Subscribers []struct{ ID, Gateway string }
 	}
-	if err := getJSON(ctx, host, path, *timeout, &list); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, *timeout)
+	defer cancel()
+	if err := getWithKey(ctx, host+path, os.Getenv(keyVariable), &list); err != nil {
 		return err
 	}
 	if *count {
@@ -61,4 +70,25 @@ func subscribersPage(socket, topic string, limit int, count bool) (host, path st
 		query = "count=true"
 	}
 	return scheme + "://" + u.Host, fmt.Sprintf("/api/topics/%s/subscribers?%s", url.PathEscape(topic), query), nil
+}
+
+// getWithKey decodes what a GET answers. An answer that is not 200 is an error with its text.
+func getWithKey(ctx context.Context, target, key string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, http.NoBody)
+	if err != nil {
+		return err
+	}
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
+		return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(text)))
+	}
+	return json.NewDecoder(io.LimitReader(resp.Body, 16<<20)).Decode(into)
 }
