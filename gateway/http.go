@@ -39,6 +39,7 @@ func (g *Gateway) newApp() *fiber.App {
 		ReadBufferSize: 256, WriteBufferSize: 256,
 	})
 	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkProtocol, g.checkVersion, g.authenticate, g.admit, upgrade)
+	app.All("/realtime/v1/websocket", g.checkUpgrade, g.checkOrigin, g.checkProtocol, g.checkRealtime, g.authenticate, g.admit, upgrade)
 	app.Get("/ws", g.hint, g.checkUpgrade, g.checkOrigin, g.checkPlain, g.authenticate, g.admit, upgrade)
 	if g.cfg.West {
 		app.All("/websocket/:format/:name?", g.checkFormat, g.checkUpgrade, g.checkOrigin, g.checkWest, g.authenticate, g.admit, upgrade)
@@ -195,6 +196,21 @@ func (g *Gateway) checkVersion(c *fiber.Ctx) error {
 		return err
 	}
 	setOpener(c, phoenix(kind))
+	return c.Next()
+}
+
+// checkRealtime is checkVersion for clients of @supabase/realtime-js.
+func (g *Gateway) checkRealtime(c *fiber.Ctx) error {
+	kind, err := version(c)
+	if err != nil {
+		return err
+	}
+	if kind == codec.PhoenixV2 {
+		kind = codec.Realtime
+	}
+	setOpener(c, func(ss *session.Sessions, conn *socket.Conn, id *auth.Identity) *session.Session {
+		return ss.OpenRealtime(conn, kind, id)
+	})
 	return c.Next()
 }
 

@@ -30,6 +30,10 @@ type Channel struct {
 	Codec   codec.Kind
 	// Positions makes each frame carry its message's position in the ref slot.
 	Positions bool
+	// NoEcho keeps messages from the channel that Own has said are its own.
+	NoEcho bool
+	// NoAck is the session's: it does not answer broadcasts that went well.
+	NoAck bool
 
 	// From is the offset after which the channel gets the topic's messages. Set by Add; who gives the channel earlier ones
 	// with Send lowers it.
@@ -76,6 +80,8 @@ type Hub struct {
 
 	delivering *Topic   // whose block is on its way into the queues; nil outside of Deliver
 	staged     Position // then: of the last message that the present channel got
+
+	own map[*Channel][]Position // messages on their way here that their publisher is not to get, in order
 
 	late map[string]*Message // kept back by a mutant; nil in ordinary builds
 }
@@ -156,6 +162,7 @@ func (h *Hub) ChannelsOf(topic string) iter.Seq[*Channel] {
 // Remove takes the channel out and reports whether it was the topic's last here. It does nothing to a channel that is
 // not in a hub.
 func (h *Hub) Remove(c *Channel) (last bool) {
+	delete(h.own, c)
 	t := c.topic
 	if t == nil {
 		return false
@@ -181,6 +188,7 @@ func (h *Hub) Clear(topic string) []*Channel {
 	}
 	delete(h.topics, topic)
 	for _, c := range t.channels {
+		delete(h.own, c)
 		c.topic = nil
 	}
 	return t.channels
@@ -374,11 +382,16 @@ func (h *Hub) deliverBlock(t *Topic) (delivered, unfit int) {
 	h.delivering = t
 	for _, c := range t.channels {
 		h.staged = before
+		if c.NoEcho && len(h.own[c]) > 0 {
+			n, u := h.copyBlock(c)
+			delivered, unfit = delivered+n, unfit+u
+			continue
+		}
 		f := &h.frames[slot(c.JoinRef, c.Codec)]
 		if !f.built || f.codec != c.Codec || f.positions != c.Positions || !bytes.Equal(f.joinRef, c.JoinRef) {
 			if len(h.arena) >= maxArena {
-				n := h.copyBlock(c)
-				delivered, unfit = delivered+n, unfit+len(h.block)-n
+				n, u := h.copyBlock(c)
+				delivered, unfit = delivered+n, unfit+u
 				continue
 			}
 			h.build(f, c)
@@ -411,17 +424,50 @@ func (h *Hub) build(f *frame, c *Channel) {
 	}
 }
 
-// copyBlock sends the block's messages to one channel without a place in the arena, and returns how many its codec
-// carries.
-func (h *Hub) copyBlock(c *Channel) (sent int) {
+// copyBlock sends the block's messages to one channel without a place in the arena, but for its own if it wants none of
+// those, and returns how many it sent and how many its codec does not carry.
+func (h *Hub) copyBlock(c *Channel) (sent, unfit int) {
 	for _, m := range h.block {
-		if !m.Binary || c.Codec.Carries(&m.Push) {
+		switch {
+		case m.Binary && !c.Codec.Carries(&m.Push):
+			unfit++
+		case c.NoEcho && h.isOwn(c, m.Position):
+		default:
 			h.staged = m.before()
 			h.sendCopy(c, m)
 			sent++
 		}
 	}
-	return sent
+	return sent, unfit
+}
+
+// Own says that the message at p, which is still to come, is the channel's own. It is for channels with NoEcho.
+func (h *Hub) Own(c *Channel, p Position) {
+	if c.topic == nil || c.topic.last.Reached(p) {
+		return // it came before its reply, or will not come
+	}
+	if h.own == nil {
+		h.own = make(map[*Channel][]Position)
+	}
+	h.own[c] = append(h.own[c], p)
+}
+
+// isOwn reports whether the message at p is the channel's own, and forgets those before it.
+func (h *Hub) isOwn(c *Channel, p Position) bool {
+	own := h.own[c]
+	for len(own) > 0 && (own[0].Epoch != p.Epoch || own[0].Offset < p.Offset) {
+		own = own[1:]
+	}
+	found := len(own) > 0 && own[0] == p
+	if found {
+		own = own[1:]
+	}
+	if len(own) == 0 {
+		delete(h.own, c)
+	} else {
+		h.own[c] = own
+	}
+	return found
 }
 
 // Send sends one message to one channel, which need not be in the hub: what it missed while it was away.

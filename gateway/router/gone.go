@@ -113,7 +113,11 @@ func isMessage(frame []byte, binary bool, kind codec.Kind, joinRef codec.Ref, to
 		end := start + int(frame[2])
 		return end <= len(frame) && string(frame[start:end]) == topic
 	}
-	if kind != codec.PhoenixV1 && kind != codec.PhoenixV2 {
+	if binary && kind == codec.Realtime {
+		const header = 5
+		return len(frame) > header && frame[0] == 4 && bytes.HasPrefix(frame[header:], []byte(topic)) && int(frame[1]) == len(topic)
+	}
+	if kind != codec.PhoenixV1 && kind != codec.PhoenixV2 && kind != codec.Realtime {
 		return bytes.Contains(frame, []byte(strings.TrimPrefix(topic, "west:")))
 	}
 	f, err := codec.ForKind(kind).Decode(frame, binary)

@@ -128,6 +128,9 @@ func (l *Local) tell(topic string, kind linkpb.Kind, item linkpb.Item) {
 	}
 }
 
+// Own says that the channel is not to get the message that it has published at p.
+func (l *Local) Own(c *hub.Channel, p hub.Position) { l.hub.Own(c, p) }
+
 // Leave ends what Join began. It does nothing to a channel that has ended already.
 func (l *Local) Leave(topic string, c *hub.Channel) {
 	if c.Topic() == "" {

@@ -92,6 +92,8 @@ type Session struct {
 	ss    *Sessions
 	conn  *socket.Conn
 	codec codec.Kind
+	// realtime is set for clients of @supabase/realtime-js, of either version.
+	realtime bool
 
 	// Owned by the loop.
 	closed   bool
@@ -223,6 +225,9 @@ func (s *Session) join(f *codec.Frame) {
 	} else if len(s.channels) >= s.ss.cfg.MaxChannels {
 		s.refuse(f.JoinRef, f.Ref, topic, "too many channels joined")
 		return
+	}
+	if s.realtime {
+		c.NoEcho, c.NoAck = broadcastConfig(f.Payload)
 	}
 	s.channels = append(s.channels, c)
 	s.adopt(c, own)
@@ -394,8 +399,11 @@ func judgePublish(event string, payload []byte, binary bool) string {
 
 // published ends a publish.
 func (s *Session) published(c *channel, ref codec.Ref, o router.Outcome) {
+	if o.OK() && c.NoEcho {
+		s.ss.local.Own(&c.Channel, o.Position)
+	}
 	switch {
-	case s.closed || ref == nil:
+	case s.closed || ref == nil || o.OK() && c.NoAck:
 	case o.OK() && c.Positions:
 		s.reply(c.JoinRef, ref, c.topic, "ok", append(o.Position.AppendRef([]byte(`{"position":`)), '}'))
 	case o.OK():

@@ -18,6 +18,7 @@ const (
 	WestText                // WEST's commands as lines of text
 	WestPB                  // WEST's record in Protobuf
 	Plain                   // payloads alone
+	Realtime                // Phoenix Channels as @supabase/realtime-js has them, vsn 2.0.0
 	NumKinds  = iota        // how many codecs there are
 )
 
@@ -36,6 +37,8 @@ func (k Kind) String() string {
 		return "west_pb"
 	case Plain:
 		return "plain"
+	case Realtime:
+		return "realtime"
 	default:
 		return fmt.Sprintf("codec(%d)", uint8(k))
 	}
@@ -139,6 +142,7 @@ func ForKind(k Kind) Codec {
 		WestText:  westText{},
 		WestPB:    westPB{},
 		Plain:     bare{},
+		Realtime:  realtime{},
 	}[k]
 }
 

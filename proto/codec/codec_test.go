@@ -130,7 +130,7 @@ func TestKindCarries(t *testing.T) {
 			if got := strings.Contains(pushAs(k, nil, nil, p), `some bytes`); got != carries {
 				t.Errorf("%s with binary %v: payload sent: %v", k, binary, got)
 			}
-			if got, want := ForKind(k).Binary(&p), binary && (k == PhoenixV2 || k == Plain) || k == WestPB; got != want {
+			if got, want := ForKind(k).Binary(&p), binary && (k == PhoenixV2 || k == Plain || k == Realtime) || k == WestPB; got != want {
 				t.Errorf("%s with binary %v: Binary = %v", k, binary, got)
 			}
 		}
