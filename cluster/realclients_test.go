@@ -3,11 +3,13 @@ package cluster_test
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -57,18 +59,88 @@ func TestRealClients(t *testing.T) {
 	s := newClientSite(t)
 	urls := []string{s.gateways[0].url(), s.gateways[1].url()}
 	var all []clientResult
-	for _, program := range [][]string{
-		{"phoenix.mjs", "1.3"}, {"phoenix.mjs", "1.4"}, {"phoenix.mjs", "1.5"}, {"phoenix.mjs", "1.6"}, {"phoenix.mjs", "1.7"}, {"phoenix.mjs", "1.8"},
-		{"longpoll.mjs", "1.3"}, {"longpoll.mjs", "1.4"}, {"longpoll.mjs", "1.5"}, {"longpoll.mjs", "1.6"}, {"longpoll.mjs", "1.7"}, {"longpoll.mjs", "1.8"},
-		{"realtime.mjs"},
-	} {
+	ran := 0
+	for _, program := range clientPrograms {
 		t.Run(strings.Join(program, " "), func(t *testing.T) {
 			args := append([]string{filepath.Join(scripts, "clients", program[0])}, program[1:]...)
 			results := s.drive(t, nil, append(args, urls...)...)
 			all = append(all, results...)
+			ran++
 		})
 	}
 	report(t, "realclients.txt", all)
+	if !t.Failed() && ran == len(clientPrograms) { // a run of some says nothing about the table
+		checkREADME(t, matrix(all))
+	}
+}
+
+// clientPrograms are the programs that drive client libraries, with what each is to drive.
+var clientPrograms = [][]string{
+	{"phoenix.mjs", "1.3"}, {"phoenix.mjs", "1.4"}, {"phoenix.mjs", "1.5"}, {"phoenix.mjs", "1.6"}, {"phoenix.mjs", "1.7"}, {"phoenix.mjs", "1.8"},
+	{"longpoll.mjs", "1.3"}, {"longpoll.mjs", "1.4"}, {"longpoll.mjs", "1.5"}, {"longpoll.mjs", "1.6"}, {"longpoll.mjs", "1.7"}, {"longpoll.mjs", "1.8"},
+	{"realtime.mjs"},
+}
+
+var updateREADME = flag.Bool("update-readme", false, "rewrite the table of tested clients in README.md")
+
+const matrixBegin, matrixEnd = "<!-- what TestRealClients has seen work; -update-readme rewrites it -->\n", "<!-- end -->\n"
+
+// matrix returns the results as a table for people: a line for each scenario, a column for each version.
+func matrix(results []clientResult) string {
+	var versions, scenarios []string
+	cells := map[string]string{}
+	for _, r := range results {
+		version := r.Client + " " + r.Version
+		if !slices.Contains(versions, version) {
+			versions = append(versions, version)
+		}
+		if !slices.Contains(scenarios, r.Scenario) {
+			scenarios = append(scenarios, r.Scenario)
+		}
+		cells[version+r.Scenario] = map[string]string{"ok": "yes", "n/a": "–"}[r.Result]
+	}
+	var b strings.Builder
+	b.WriteString("| | " + strings.Join(versions, " | ") + " |\n|---" + strings.Repeat("|---", len(versions)) + "|\n")
+	for _, scenario := range scenarios {
+		b.WriteString("| " + scenario)
+		for _, version := range versions {
+			b.WriteString(" | " + cells[version+scenario])
+		}
+		b.WriteString(" |\n")
+	}
+	return b.String()
+}
+
+// checkREADME holds README.md's table against what has been seen.
+func checkREADME(t *testing.T, want string) {
+	t.Helper()
+	const path = "../README.md"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(data), matrixBegin)
+	got, after, ends := strings.Cut(rest, matrixEnd)
+	switch {
+	case !found || !ends:
+		t.Errorf("README.md has no table between %q and %q", matrixBegin, matrixEnd)
+	case got != want && *updateREADME:
+		if err := os.WriteFile(path, []byte(before+matrixBegin+want+matrixEnd+after), 0o600); err != nil {
+			t.Error(err)
+		}
+	case got != want:
+		t.Errorf("README.md's table of clients is not what was seen (rewrite it with -update-readme):\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestMatrix(t *testing.T) {
+	got := matrix([]clientResult{
+		{"a", "1", "join", "ok", ""}, {"a", "1", "fly", "n/a", "later"}, {"a", "2", "join", "ok", ""}, {"a", "2", "fly", "ok", ""}, {"b", "9", "swim", "ok", ""},
+	})
+	want := "| | a 1 | a 2 | b 9 |\n|---|---|---|---|\n| join | yes | yes |  |\n| fly | – | yes |  |\n| swim |  |  | yes |\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
 }
 
 // drive runs a Node program, does to the cluster what it asks for, and fails the test for each scenario that failed.
