@@ -71,6 +71,30 @@ func explains(t *testing.T, topic string, offset int, nodes []string, lines ...s
 	}
 }
 
+// droppedOf publishes until the gateway tells that a slow reader is gone, and returns the offset of a message that was
+// dropped from its queue, or 0 if it tells only which ones came too late.
+func droppedOf(t *testing.T, gw *gatewayProc, p *flooder) (dropped int) {
+	t.Helper()
+	eventually(t, "the reader on gw-2 is known to be gone", func() bool {
+		var page struct {
+			Explain struct {
+				Subscribers []struct{ Why string }
+			}
+		}
+		_, text := fetch(gw.admin, fmt.Sprintf("/debug/topic?name=%s&offset=%d", p.topic, p.last))
+		_ = json.Unmarshal([]byte(text), &page)
+		for _, sub := range page.Explain.Subscribers {
+			if m := regexp.MustCompile(`behind offset (\d+): socket closed: slow|socket closed: slow: (\d+) messages`).FindStringSubmatch(sub.Why); m != nil {
+				dropped, _ = strconv.Atoi(m[1])
+				return true
+			}
+		}
+		p.publish(bulk)
+		return false
+	})
+	return dropped
+}
+
 // One message each for every fate there is, told by processes of their own.
 func TestExplain_EveryFateOfAMessage(t *testing.T) {
 	t.Parallel()
@@ -98,24 +122,7 @@ func TestExplain_EveryFateOfAMessage(t *testing.T) {
 			t.Fatal("sockets take everything")
 		}
 	}
-	var dropped int
-	eventually(t, "the reader on gw-2 is known to be gone", func() bool {
-		var page struct {
-			Explain struct {
-				Subscribers []struct{ Why string }
-			}
-		}
-		_, text := fetch(gw2.admin, fmt.Sprintf("/debug/topic?name=%s&offset=%d", topic, p.last))
-		_ = json.Unmarshal([]byte(text), &page)
-		for _, sub := range page.Explain.Subscribers {
-			if m := regexp.MustCompile(`behind offset (\d+): socket closed: slow|socket closed: slow: (\d+) messages`).FindStringSubmatch(sub.Why); m != nil {
-				dropped, _ = strconv.Atoi(m[1])
-				return true
-			}
-		}
-		p.publish(bulk)
-		return false
-	})
+	dropped := droppedOf(t, gw2, p)
 	later := dial(t, "later", gw2.webSocketURL())
 	later.join(topic)
 	newest := p.publish(`{}`)
