@@ -352,7 +352,7 @@ func (s *Session) dueTokens(now int64) {
 
 // warn pushes token_expiring on a channel, or on the topic phoenix.
 func (s *Session) warn(c *channel, ends int64) {
-	if s.west != nil || s.plain != nil {
+	if m := s.more; m != nil && (m.west != nil || m.plain != nil) {
 		return // no other format has a place for it
 	}
 	p := codec.Push{Topic: "phoenix", Event: "token_expiring"}
