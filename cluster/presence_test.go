@@ -25,7 +25,6 @@ type attendee struct {
 
 	mu         sync.Mutex
 	joinRef    int // of the last join: after phx_error it joins again
-	mu_removed sync.Mutex
 	state      map[string]meta // by phx_ref; nil before presence_state
 	shown      int             // the join of the last state
 	diffs      int
