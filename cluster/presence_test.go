@@ -23,15 +23,15 @@ type attendee struct {
 	topic string
 	join  string // the params of its joins
 
-	mu         sync.Mutex
-	joinRef    int // of the last join: after phx_error it joins again
-	state      map[string]meta // by phx_ref; nil before presence_state
-	shown      int             // the join of the last state
-	diffs      int
-	joins      []string // keys, in their order
-	leaves     []string
-	replies    map[string]string // payloads of replies, by ref
-	errors     []string
+	mu      sync.Mutex
+	joinRef int             // of the last join: after phx_error it joins again
+	state   map[string]meta // by phx_ref; nil before presence_state
+	shown   int             // the join of the last state
+	diffs   int
+	joins   []string // keys, in their order
+	leaves  []string
+	replies map[string]string // payloads of replies, by ref
+	errors  []string
 }
 
 // meta is one presence as clients see it.
