@@ -10,6 +10,7 @@ export class Balancer {
     balancer.backends = backends
     balancer.next = 0 // who gets the next request
     balancer.out = -1 // the backend that gets no requests
+    balancer.home = -1 // the backend that gets the requests without a token, whoever is next
     balancer.served = backends.map(() => 0) // answers by backend
     balancer.upgrades = 0 // refused
     balancer.server = http.createServer((request, response) => {
@@ -29,6 +30,7 @@ export class Balancer {
 
   forward(request, body, response, turn, tries = this.backends.length) {
     let i = turn % this.backends.length
+    if (this.home >= 0 && !request.url.includes("token=")) i = this.home
     if (i === this.out) i = ++turn % this.backends.length
     const [hostname, port] = this.backends[i].split(":")
     const out = http.request({hostname, port, method: request.method, path: request.url, headers: request.headers, agent: false}, answer => {

@@ -75,13 +75,14 @@ async function converse(client) {
 
 // comesBack has the gateway of a session end, and expects the client on the other one with its channel joined again.
 async function comesBack(how) {
-  balancer.next = 1
+  balancer.home = 1
   const carol = new Client(balancer.url, {transport: LongPoll})
   const topic = newTopic()
   const a = await alice.join(topic)
   const c = await carol.join(topic)
   await pushed(a.channel.push("event", {n: 1}))
   await hears("carol", c, [{n: 1}])
+  balancer.home = -1
   const calm = alice.closes
   if (how === "term") balancer.out = 1 // as one does who stops a gateway in order
   await ask(how, 1)
