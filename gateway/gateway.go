@@ -142,6 +142,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		Timeout: 2*cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Log: log,
 	})
 	if g.ingest, err = g.newIngest(); err != nil {
+		g.tracer.Close()
 		loops.Close()
 		return nil, err
 	}
