@@ -54,6 +54,8 @@ type Gateway struct {
 	app      *fiber.App
 	identity *certs.Identity // on links; nil if they are in plain text
 	tls      *certs.Pair     // for clients; nil if they come in plain text
+	secret   string          // of long polls; "" for one that is made up
+	keys     *api.Keys       // of the HTTP API; nil without keys
 	auth     *auth.Verifier  // nil if clients need no tokens
 	instance uint64          // drawn at start, as part of session ids
 	revoked  revocations
@@ -75,94 +77,117 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		host, _ := os.Hostname()
 		cfg.ID = host + cfg.Addr
 	}
-	topics, err := session.ParseTopics(cfg.Topics)
-	if err != nil {
-		return nil, daemon.ConfigError(fmt.Errorf("TOPICS: %w", err))
-	}
-	allowed, err := parseOrigins(cfg.AllowedOrigins)
-	if err != nil {
-		return nil, daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
-	}
-	secret, err := cfg.longpollSecret()
-	if err != nil {
-		return nil, daemon.ConfigError(err)
-	}
-	log := d.Log.With(zap.String("gateway", cfg.ID))
-	verifier, err := newAuth(&cfg, log)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := cfg.apiKeys(log)
-	if err != nil {
-		return nil, daemon.ConfigError(err)
-	}
-	identity, err := cfg.Links.Load()
-	if err != nil {
-		return nil, err
-	}
-	pair, err := newPair(&cfg)
-	if err != nil {
-		return nil, err
-	}
-	loops, err := socket.New(socket.Config{
-		Loops: cfg.Loops, MaxMessageBytes: cfg.MaxMessage, MaxQueueBytes: cfg.MaxQueue, IdleTimeout: cfg.IdleTimeout, Log: log,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("gateway: %w", err)
-	}
-	g := &Gateway{cfg: cfg, origins: allowed, topics: topics, loops: loops, log: log, times: newTimes(), auth: verifier, identity: identity, tls: pair, instance: rand.Uint64()}
+	g := &Gateway{cfg: cfg, log: d.Log.With(zap.String("gateway", cfg.ID)), times: newTimes(), instance: rand.Uint64()}
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
-	g.tracer, err = trace.New(trace.Config{
-		Endpoint: cfg.TraceURL, Service: "ringcast-gateway", Instance: cfg.ID, Sample: cfg.TraceSample, Log: log,
-	})
-	if err != nil {
-		loops.Close()
-		return nil, daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
-	}
-	g.router, err = router.New(router.Config{
-		Gateway: cfg.ID, Ring: rg, Loops: loops, Lanes: cfg.Lanes, Linger: cfg.Linger, JoinTimeout: cfg.JoinTimeout,
-		PublishTimeout: cfg.PublishTimeout, Heartbeat: cfg.Heartbeat, Adopted: g.adopted,
-		Link:    link.Config{Identity: identity, Insecure: cfg.Links.InsecureLinks},
-		Revoked: g.heard, Revocations: g.revoked.table.All, Log: log,
-		PublishTime: g.times.publish, DeliveryTime: g.times.delivery, Tracer: g.tracer,
-	})
-	if err != nil {
-		g.tracer.Close()
-		loops.Close()
-		return nil, fmt.Errorf("gateway: %w", err)
-	}
-	for i := range loops.Len() {
-		g.sessions = append(g.sessions, session.New(session.Config{
-			Topics: topics, MaxChannels: cfg.MaxChannels, Auth: verifier, Revoked: g.isRevoked,
-		}, g.router.Local(i)))
-		loops.Loop(i).OnTick(g.sessions[i].Tick)
-	}
-	g.api = api.New(api.Config{
-		Router: g.router, Topics: topics, Keys: keys, Open: cfg.APIOpen, MaxBody: cfg.APIMaxBody, MaxMessage: cfg.MaxMessage,
-		Timeout: 2*cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Log: log,
-	})
-	if g.ingest, err = g.newIngest(); err != nil {
-		g.tracer.Close()
-		loops.Close()
+	if err := g.readConfig(); err != nil {
 		return nil, err
 	}
-	g.polls = longpoll.New(longpoll.Config{
-		Loops: loops, Allow: g.allowOrigin, Open: g.openPolled, Window: cfg.LongpollWindow, MaxMessage: cfg.MaxMessage,
-		Key: []byte(secret), Home: cfg.advertised(), Log: log,
-	})
-	if secret == "" {
-		log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")
+	if err := g.build(rg); err != nil {
+		g.abandon()
+		return nil, err
 	}
 	g.app = g.newApp()
 	g.register(d.Metrics)
 	d.ReadyWhen("links", g.router.Ready)
-	if verifier != nil {
-		d.ReadyWhen("auth", verifier.Ready)
+	if g.auth != nil {
+		d.ReadyWhen("auth", g.auth.Ready)
 	}
 	d.Admin.HandleFunc("GET /ring", g.serveRing)
 	d.ServeStatus(g.status)
 	d.Admin.HandleFunc("GET /debug/topic", g.serveTopic)
 	return g, nil
+}
+
+// readConfig makes what stands in the configuration, and the files that it names, ready for use. It starts nothing.
+func (g *Gateway) readConfig() (err error) {
+	if g.topics, err = session.ParseTopics(g.cfg.Topics); err != nil {
+		return daemon.ConfigError(fmt.Errorf("TOPICS: %w", err))
+	}
+	if g.origins, err = parseOrigins(g.cfg.AllowedOrigins); err != nil {
+		return daemon.ConfigError(fmt.Errorf("ALLOWED_ORIGINS: %w", err))
+	}
+	if g.secret, err = g.cfg.longpollSecret(); err != nil {
+		return daemon.ConfigError(err)
+	}
+	if g.auth, err = newAuth(&g.cfg, g.log); err != nil {
+		return err
+	}
+	if g.keys, err = g.cfg.apiKeys(g.log); err != nil {
+		return daemon.ConfigError(err)
+	}
+	if g.identity, err = g.cfg.Links.Load(); err != nil {
+		return err
+	}
+	g.tls, err = newPair(&g.cfg)
+	return err
+}
+
+// build makes the parts from the sockets inward. After an error abandon ends those that there are.
+func (g *Gateway) build(rg *ring.Ring) (err error) {
+	g.tracer, err = trace.New(trace.Config{
+		Endpoint: g.cfg.TraceURL, Service: "ringcast-gateway", Instance: g.cfg.ID, Sample: g.cfg.TraceSample, Log: g.log,
+	})
+	if err != nil {
+		return daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
+	}
+	g.loops, err = socket.New(socket.Config{
+		Loops: g.cfg.Loops, MaxMessageBytes: g.cfg.MaxMessage, MaxQueueBytes: g.cfg.MaxQueue, IdleTimeout: g.cfg.IdleTimeout, Log: g.log,
+	})
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	g.router, err = router.New(router.Config{
+		Gateway: g.cfg.ID, Ring: rg, Loops: g.loops, Lanes: g.cfg.Lanes, Linger: g.cfg.Linger, JoinTimeout: g.cfg.JoinTimeout,
+		PublishTimeout: g.cfg.PublishTimeout, Heartbeat: g.cfg.Heartbeat, Adopted: g.adopted,
+		Link:    link.Config{Identity: g.identity, Insecure: g.cfg.Links.InsecureLinks},
+		Revoked: g.heard, Revocations: g.revoked.table.All, Log: g.log,
+		PublishTime: g.times.publish, DeliveryTime: g.times.delivery, Tracer: g.tracer,
+	})
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	g.openSessions()
+	g.openAPI()
+	g.openPolls()
+	g.ingest, err = g.newIngest()
+	return err
+}
+
+// abandon ends what build has started, for a gateway that is not to be.
+func (g *Gateway) abandon() {
+	if g.loops != nil {
+		g.loops.Close()
+	}
+	if g.tracer != nil {
+		g.tracer.Close()
+	}
+}
+
+// openSessions makes the sessions of each event loop.
+func (g *Gateway) openSessions() {
+	for i := range g.loops.Len() {
+		g.sessions = append(g.sessions, session.New(session.Config{
+			Topics: g.topics, MaxChannels: g.cfg.MaxChannels, Auth: g.auth, Revoked: g.isRevoked,
+		}, g.router.Local(i)))
+		g.loops.Loop(i).OnTick(g.sessions[i].Tick)
+	}
+}
+
+func (g *Gateway) openAPI() {
+	g.api = api.New(api.Config{
+		Router: g.router, Topics: g.topics, Keys: g.keys, Open: g.cfg.APIOpen, MaxBody: g.cfg.APIMaxBody, MaxMessage: g.cfg.MaxMessage,
+		Timeout: 2*g.cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Log: g.log,
+	})
+}
+
+func (g *Gateway) openPolls() {
+	g.polls = longpoll.New(longpoll.Config{
+		Loops: g.loops, Allow: g.allowOrigin, Open: g.openPolled, Window: g.cfg.LongpollWindow, MaxMessage: g.cfg.MaxMessage,
+		Key: []byte(g.secret), Home: g.cfg.advertised(), Log: g.log,
+	})
+	if g.secret == "" {
+		g.log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")
+	}
 }
 
 // Run loads the ring file, listens, and serves until ctx is canceled.
