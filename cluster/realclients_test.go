@@ -78,6 +78,7 @@ func TestRealClients(t *testing.T) {
 var clientPrograms = [][]string{
 	{"phoenix.mjs", "1.3"}, {"phoenix.mjs", "1.4"}, {"phoenix.mjs", "1.5"}, {"phoenix.mjs", "1.6"}, {"phoenix.mjs", "1.7"}, {"phoenix.mjs", "1.8"},
 	{"longpoll.mjs", "1.3"}, {"longpoll.mjs", "1.4"}, {"longpoll.mjs", "1.5"}, {"longpoll.mjs", "1.6"}, {"longpoll.mjs", "1.7"}, {"longpoll.mjs", "1.8"},
+	{"presence.mjs", "1.3"}, {"presence.mjs", "1.4"}, {"presence.mjs", "1.5"}, {"presence.mjs", "1.6"}, {"presence.mjs", "1.7"}, {"presence.mjs", "1.8"},
 	{"realtime.mjs"},
 }
 

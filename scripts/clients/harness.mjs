@@ -33,6 +33,12 @@ export function same(what, got, want) {
   if (g !== w) throw new Error(`${what}: got ${g}, want ${w}`)
 }
 
+// pushed resolves with the response to a push of phoenix.js that is answered ok.
+export const pushed = push => new Promise((resolve, reject) => push
+  .receive("ok", resolve)
+  .receive("error", response => reject(new Error(`error reply ${JSON.stringify(response)}`)))
+  .receive("timeout", () => reject(new Error("no reply"))))
+
 // NotApplicable is thrown by a scenario that a version has nothing for.
 export class NotApplicable extends Error {}
 

@@ -4,7 +4,7 @@
 import {createRequire} from "node:module"
 import {WebSocket} from "ws"
 import {Balancer, XMLHttpRequest} from "./balancer.mjs"
-import {NotApplicable, ask, run, same, until} from "./harness.mjs"
+import {NotApplicable, ask, pushed, run, same, until} from "./harness.mjs"
 
 const [line, ...urls] = process.argv.slice(2)
 const since = minor => Number(line.split(".")[1]) >= minor
@@ -37,11 +37,6 @@ class Client {
     return got
   }
 }
-
-const pushed = push => new Promise((resolve, reject) => push
-  .receive("ok", resolve)
-  .receive("error", response => reject(new Error(`error reply ${JSON.stringify(response)}`)))
-  .receive("timeout", () => reject(new Error("no reply"))))
 
 const hears = (who, got, want) => until(() => `${who} hears ${JSON.stringify(want)}, heard ${JSON.stringify(got.messages)}`,
   () => got.messages.length >= want.length).then(() => same(who, got.messages, want))

@@ -3,7 +3,7 @@
 
 import {createRequire} from "node:module"
 import {WebSocket} from "ws"
-import {NotApplicable, ask, run, same, until} from "./harness.mjs"
+import {NotApplicable, ask, pushed, run, same, until} from "./harness.mjs"
 
 const [line, ...urls] = process.argv.slice(2)
 const require = createRequire(import.meta.url)
@@ -50,11 +50,6 @@ class Client {
   // cut ends the connection as a lost network does.
   cut() { this.socket.conn.terminate() }
 }
-
-const pushed = push => new Promise((resolve, reject) => push
-  .receive("ok", resolve)
-  .receive("error", response => reject(new Error(`error reply ${JSON.stringify(response)}`)))
-  .receive("timeout", () => reject(new Error("no reply"))))
 
 const refused = push => new Promise((resolve, reject) => push
   .receive("error", resolve)
