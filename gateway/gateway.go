@@ -66,6 +66,7 @@ type Gateway struct {
 	stopping   atomic.Bool
 	staleFile  atomic.Bool // the ring in use came from a topic server and is newer than the file's
 	ringFailed atomic.Bool // the ring file is of no use
+	accepts    acceptor    // has a listener once Serve is called
 	reload     <-chan os.Signal
 }
 
@@ -246,9 +247,10 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	stopIngest := g.startIngest(ctx)
 	defer stopIngest()
 	failed := make(chan error, 1)
-	clients := lis
+	g.accepts.Listener, g.accepts.log = lis, g.log
+	clients := net.Listener(&g.accepts)
 	if g.tls != nil {
-		clients = tls.NewListener(lis, g.tls.ServerConfig())
+		clients = tls.NewListener(clients, g.tls.ServerConfig())
 	}
 	wg.Go(func() { failed <- g.app.Listener(clients) })
 	g.log.Info("serving clients", zap.Stringer("addr", lis.Addr()))

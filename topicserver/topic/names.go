@@ -58,13 +58,14 @@ type nameClock struct {
 	mu  sync.Mutex
 	due map[string]time.Time
 
-	doubt atomic.Int64 // until then, in Unix nanoseconds
+	start time.Time    // static; has a monotonic reading, so a step of the wall clock ends no doubt
+	doubt atomic.Int64 // until then, in nanoseconds from start
 	held  atomic.Int64 // names that have a holder
 }
 
 // Doubt makes the registry give away no name before a time that nobody has announced until then.
 func (r *Registry) Doubt(until time.Time) {
-	for at := until.UnixNano(); ; {
+	for at := int64(until.Sub(r.names.start)); ; {
 		old := r.names.doubt.Load()
 		if old >= at || r.names.doubt.CompareAndSwap(old, at) {
 			return
@@ -72,7 +73,12 @@ func (r *Registry) Doubt(until time.Time) {
 	}
 }
 
-func (r *Registry) doubtsAt(now time.Time) bool { return now.UnixNano() < r.names.doubt.Load() }
+func (r *Registry) doubtsAt(now time.Time) bool { return now.Before(r.doubtEnd()) }
+
+// doubtEnd is until when the registry is in doubt about names.
+func (r *Registry) doubtEnd() time.Time {
+	return r.names.start.Add(time.Duration(r.names.doubt.Load()))
+}
 
 // Names returns how many names have a holder.
 func (r *Registry) Names() int64 { return r.names.held.Load() }
@@ -294,7 +300,7 @@ func (r *Registry) scheduleLocked(t *Topic) {
 	if len(x.calls) > 0 {
 		consider(x.calls[0].at.Add(maxNameWait))
 		if x.claim == 0 {
-			consider(time.Unix(0, r.names.doubt.Load()))
+			consider(r.doubtEnd())
 		}
 	}
 	r.names.mu.Lock()

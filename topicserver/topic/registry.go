@@ -89,6 +89,7 @@ func NewRegistry(cfg Config) *Registry {
 	}
 	cfg.Presence = cfg.Presence.withDefaults()
 	r := &Registry{cfg: cfg, seed: maphash.MakeSeed(), wheel: newWheel(cfg.Presence.Interval)}
+	r.names.start = time.Now()
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*Topic)
 	}

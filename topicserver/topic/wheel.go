@@ -7,19 +7,21 @@ import (
 
 // wheel knows which topics have something to do at which tick. Any goroutine may call its methods.
 type wheel struct {
-	tick time.Duration // static
+	// Static.
+	tick  time.Duration
+	start time.Time // zero of the ticks; has a monotonic reading, so a step of the wall clock moves none
 
 	mu    sync.Mutex
 	slots map[int64]map[*Topic]struct{} // by number of the tick
 }
 
 func newWheel(tick time.Duration) *wheel {
-	return &wheel{tick: tick, slots: make(map[int64]map[*Topic]struct{})}
+	return &wheel{tick: tick, start: time.Now(), slots: make(map[int64]map[*Topic]struct{})}
 }
 
 // add makes the topic be due at the first tick that is not before at.
 func (w *wheel) add(t *Topic, at time.Time) {
-	n := (at.UnixNano() + int64(w.tick) - 1) / int64(w.tick)
+	n := int64((at.Sub(w.start) + w.tick - 1) / w.tick)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	slot := w.slots[n]
@@ -32,7 +34,7 @@ func (w *wheel) add(t *Topic, at time.Time) {
 
 // due takes the topics that are due by now.
 func (w *wheel) due(now time.Time) []*Topic {
-	last := now.UnixNano() / int64(w.tick)
+	last := int64(now.Sub(w.start) / w.tick)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var topics []*Topic
