@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -407,4 +409,64 @@ func TestPhoenixPresence_RefusalsAreTyped(t *testing.T) {
 	s.say(fmt.Sprintf(`["1","2",%q,"presence_update",{}]`, topicP))
 	s.expect(fmt.Sprintf(`["1","2",%q,"phx_reply",{"response":{"reason":"joined without presence"},"status":"error"}]`, topicP))
 	check(t, two, three)
+}
+
+// Who joins a topic whose state is longer than MAX_QUEUE_BYTES gets it, with all settings as they are by default; so does who
+// joins two of them at once.
+func TestPhoenixPresence_AFullTopicCanBeJoined(t *testing.T) {
+	c := start(t, func(*cluster.Config) {})
+	const members, topics = 280, 2 // of 4 KiB each, so that a state is longer than 1 MiB
+	long := `{"name":"` + strings.Repeat("n", 4000) + `"}`
+	var drains sync.WaitGroup
+	t.Cleanup(drains.Wait)
+	for i := range members {
+		s := dialRaw(t, c.Gateways[i%2].Addr)
+		for n := range topics {
+			s.say(fmt.Sprintf(`["%d","%d","room:full%d","phx_join",{"presence":{"key":"u%03d","meta":%s}}]`, n, n, n, i, long))
+		}
+		_ = s.conn.SetDeadline(time.Time{})
+		drains.Go(func() { _, _ = io.Copy(io.Discard, s.in) })
+		t.Cleanup(func() { _ = s.conn.Close() })
+	}
+	// A client whose reads are as small as its window, and whose gateway has to wait for it.
+	slow := dialRaw(t, c.Gateways[0].Addr)
+	_ = slow.conn.(*net.TCPConn).SetReadBuffer(256 << 10)
+	for n := range topics {
+		slow.say(fmt.Sprintf(`["%d","%d","room:full%d","phx_join",{"presence":{"key":"late"}}]`, n, n, n))
+	}
+	sizes := make(map[string]int) // of states, by topic
+	seen := make(map[string]map[string]bool)
+	full := func() bool {
+		for n := range topics {
+			if len(seen[fmt.Sprintf("room:full%d", n)]) != members+1 {
+				return false
+			}
+		}
+		return true
+	}
+	for !full() {
+		first, payload, err := slow.read()
+		if err != nil || first != finText {
+			t.Fatalf("frame %#x %.100q, %v", first, payload, err)
+		}
+		var f []json.RawMessage
+		if err := json.Unmarshal(payload, &f); err != nil || len(f) != 5 {
+			t.Fatalf("bad frame: %v", err)
+		}
+		var topic, event string
+		_, _ = json.Unmarshal(f[2], &topic), json.Unmarshal(f[3], &event)
+		var state metas
+		switch event {
+		case "presence_state":
+			_ = json.Unmarshal(f[4], &state)
+			sizes[topic] = len(payload)
+			seen[topic] = make(map[string]bool)
+		case "presence_diff":
+			var d struct{ Joins metas }
+			_ = json.Unmarshal(f[4], &d)
+			state = d.Joins
+		}
+		state.each(func(m meta) { seen[topic][m.Key] = true })
+	}
+	t.Logf("states of %v bytes", sizes)
 }

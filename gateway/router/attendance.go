@@ -140,6 +140,7 @@ func (a *Attendance) End(grace bool) {
 		return
 	}
 	a.Untrack(grace)
+	a.forgetPostponed()
 	l, list := a.local, a.audience.list
 	last := len(list) - 1
 	list[a.index] = list[last]
@@ -160,17 +161,60 @@ func (a *Attendance) End(grace bool) {
 	}
 }
 
-// Show sends the channel who is there, as soon as that is known, and from then on each change.
+// Show sends the channel who is there, as soon as that is known and the client's queue has room, and from then on each
+// change.
 func (a *Attendance) Show() {
 	a.shows = true
 	p, unlock := a.lock()
 	var state *hub.Message
+	version := p.version
 	if p.synced {
-		state, a.shown = p.stateMessage(), p.version
+		state = p.stateMessage()
 	}
 	unlock()
-	if state != nil {
-		a.local.hub.Send(a.channel, state)
+	switch {
+	case state == nil:
+		return
+	case !makeRoom(a.channel, state):
+		a.postpone()
+		return
+	}
+	a.forgetPostponed()
+	a.shown = version
+	a.local.hub.Send(a.channel, state)
+}
+
+// largeDiff is the size from which a change is looked at as a state is: many members that leave at once are no fault of
+// those who are told of it.
+const largeDiff = 64 << 10
+
+// frameMargin is more than what a frame has beside its payload.
+const frameMargin = 1 << 10
+
+// makeRoom reports whether the client's queue takes the message now. A topic's state, or a change of very many members, may
+// be longer than a queue may be; an empty one takes it all the same.
+func makeRoom(c *hub.Channel, m *hub.Message) bool {
+	return c.Conn.MakeRoom(len(m.Payload) + frameMargin)
+}
+
+// postpone has expire call Show again.
+func (a *Attendance) postpone() {
+	l := a.local
+	if _, ok := l.postponed[a]; ok {
+		return
+	}
+	if l.postponed == nil {
+		l.postponed = make(map[*Attendance]struct{})
+	}
+	l.postponed[a] = struct{}{}
+	l.waits.Add(1)
+}
+
+func (a *Attendance) forgetPostponed() {
+	l := a.local
+	if _, ok := l.postponed[a]; ok {
+		delete(l.postponed, a)
+		l.waits.Add(-1)
 	}
 }
 
@@ -190,6 +234,9 @@ func (l *Local) presenceChanged(p *presence, version uint64, diff *hub.Message) 
 		default:
 			a.shown = version
 			l.told = append(l.told, a.channel)
+			if diff != nil && len(diff.Payload) > largeDiff {
+				makeRoom(a.channel, diff)
+			}
 		}
 	}
 	if diff != nil {

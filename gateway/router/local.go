@@ -34,9 +34,10 @@ type Local struct {
 
 	audiences map[string]*audience     // by topic
 	tracks    map[*Attendance]struct{} // that have no outcome yet
+	postponed map[*Attendance]struct{} // whose clients have no room for the state yet; nil until there is one
 	told      []*hub.Channel           // scratch
 
-	waits   atomic.Int64 // number of topics in joins and of tracks, for the housekeeper
+	waits   atomic.Int64 // number of topics in joins, of tracks and of the postponed, for the housekeeper
 	backlog atomic.Int64 // bytes of messages that are posted to the loop and not handled
 	batches sync.Pool    // of *batch
 
@@ -288,6 +289,9 @@ func (l *Local) complete(topic string, j join, e *event) {
 // expire ends the joins that have waited too long.
 func (l *Local) expire(now time.Time) {
 	l.expireTracks(now)
+	for a := range l.postponed {
+		a.Show()
+	}
 	for topic, w := range l.joins {
 		var late []join
 		w.joins = slices.DeleteFunc(w.joins, func(j join) bool {

@@ -44,6 +44,7 @@ type Conn struct {
 	end      End
 	pings    bool          // the client need not send anything but pongs
 	pinged   bool          // since bytes were last received
+	extra    int32         // bytes of the queue that do not count; see MakeRoom
 	cause    error         // what Handler.Closed will get; set on leaving stateOpen
 	deadline time.Duration // of the closing handshake, on the loop's clock
 

@@ -1,6 +1,9 @@
 package socket
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // held says whose memory Conn.out is.
 type held uint8
@@ -11,6 +14,9 @@ const (
 	heldShared             // a frame given to SendFramed, not to be written to
 	heldOwn                // the connection's own, until the queue is empty
 )
+
+// maxHeader is the bytes of the longest header that a frame here has.
+const maxHeader = 10
 
 // Send copies one message, the parts one after the other, as one frame into
 // the connection's queue. It goes out at the end of the turn. On a closing
@@ -65,17 +71,37 @@ func (c *Conn) SendFrames(frames []byte, count int) {
 	c.loop.touch(c)
 }
 
-// queued gives the bytes that count against Config.MaxQueueBytes.
-func (c *Conn) queued() int {
+// queued gives the bytes that count against Config.MaxQueueBytes. It is below 0
+// between MakeRoom and the sending of a long message.
+func (c *Conn) queued() int { return c.Waiting() - int(c.extra) }
+
+// MakeRoom reports whether a message of n bytes may be sent now. It may if it
+// fits into the queue or, however long it is, if nothing else waits; then it
+// does not count against Config.MaxQueueBytes until the queue is empty again.
+func (c *Conn) MakeRoom(n int) bool {
+	n += maxHeader
+	if c.state != stateOpen || c.queued()+n <= c.loop.cfg.MaxQueueBytes {
+		return true
+	}
+	c.flush()
+	if c.state != stateOpen {
+		return true
+	}
+	if c.Waiting() > 0 || n > math.MaxInt32 {
+		return false
+	}
+	c.extra = int32(n)
+	return true
+}
+
+// Waiting gives the bytes that are queued for the peer and not yet taken by the
+// kernel.
+func (c *Conn) Waiting() int {
 	if c.stream != nil {
 		return len(c.out) + c.stream.inFlight
 	}
 	return len(c.out)
 }
-
-// Waiting gives the bytes that are queued for the peer and not yet taken by the
-// kernel.
-func (c *Conn) Waiting() int { return c.queued() }
 
 // Queued yields the messages that wait for the peer, oldest first, as they were
 // sent. A frame that the peer has begun to get is not among them. The payloads
@@ -254,7 +280,7 @@ func (c *Conn) drained() {
 func (c *Conn) dropQueue() {
 	c.loop.count.QueueBytes -= uint64(len(c.out))
 	c.giveStaged()
-	c.out, c.held, c.tail = nil, heldNone, 0
+	c.out, c.held, c.tail, c.extra = nil, heldNone, 0, 0
 }
 
 func (c *Conn) giveStaged() {

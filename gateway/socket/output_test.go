@@ -334,6 +334,56 @@ func TestOversizeSend(t *testing.T) {
 	})
 }
 
+// A message that no queue can hold is sent all the same where there was room made for it, and others behind it have as much
+// room as ever; none is made while something waits.
+func TestMakeRoom(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		const limit, long = 64 << 10, 4 << 20
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: limit, WriteTimeout: time.Hour})
+		client, accepted := slowPair(t)
+		c := adopt(t, ls, server(accepted), newProbe(nil))
+		p := newPeer(t, client)
+		message, rest := strings.Repeat("x", long), strings.Repeat("y", limit/2)
+		for range 2 {
+			onLoop(t, c.Loop(), func() {
+				if !c.MakeRoom(long) {
+					t.Error("no room in an empty queue")
+				}
+				c.Send(OpText, []byte(message))
+			})
+			onLoop(t, c.Loop(), func() {
+				if c.MakeRoom(long) {
+					t.Error("room behind a long message")
+				}
+				if !c.MakeRoom(len(rest)) {
+					t.Error("no room for what fits")
+				}
+				c.Send(OpText, []byte(rest))
+				if c.Closing() {
+					t.Error("closed for a message that fits")
+				}
+			})
+			p.want(OpText, message)
+			p.want(OpText, rest)
+			eventually(t, "the queue is empty", func() (empty bool) {
+				onLoop(t, c.Loop(), func() { empty = c.extra == 0 && c.queued() == 0 })
+				return empty
+			})
+		}
+		onLoop(t, c.Loop(), func() {
+			c.MakeRoom(long)
+			c.Send(OpText, []byte(message))
+			for range 2 {
+				c.Send(OpText, []byte(rest))
+				c.Send(OpText, []byte(rest))
+			}
+			if !c.Closing() {
+				t.Error("not closed with more than the limit behind the long message")
+			}
+		})
+	})
+}
+
 // The frame that is begun when the queue overflows is finished, wherever the
 // kernel stopped.
 func TestOverflowKeepsBegunFrame(t *testing.T) {

@@ -148,6 +148,9 @@ func (c *Conn) streamWritten(buf []byte, n int, err error) {
 		s.sending = slices.Clone(buf[n+frameTail(buf, 0, n):]) // for those who ask what became of it
 	}
 	c.blocked = false
+	if len(c.out) == 0 {
+		c.extra = 0
+	}
 	l.count.QueueBytes -= uint64(len(buf))
 	l.count.BytesOut += uint64(n)
 	l.count.Writes++
