@@ -131,20 +131,20 @@ func TestExplain_EveryFateOfAMessage(t *testing.T) {
 	explains(t, topic, first, nodes,
 		`ts-a owns `+topic+`, which is at \w+:`+fmt.Sprint(newest),
 		`gw-1: 1 written, 1 skipped`,
-		`  session \d+ 127\.0\.0\.1:\d+ join_ref "1": skipped: joined later, behind offset 1; \d+ bytes wait for the client`,
+		`  session [0-9a-z]+-[0-9a-z]+ 127\.0\.0\.1:\d+ join_ref "1": skipped: joined later, behind offset 1; \d+ bytes wait for the client`,
 		`gw-2: 1 written, 2 skipped`,
-		`  session \d+ join_ref "1": written: gone since: left \(\S+Z\)`,
-		`  session \d+ join_ref "1": skipped: joined later, behind offset 1; gone since: socket closed: slow\b.*`,
-		`  session \d+ 127\.0\.0\.1:\d+ join_ref "1": skipped: joined later, behind offset \d+`)
+		`  session [0-9a-z]+-[0-9a-z]+ join_ref "1": written: gone since: left \(\S+Z\)`,
+		`  session [0-9a-z]+-[0-9a-z]+ join_ref "1": skipped: joined later, behind offset 1; gone since: socket closed: slow\b.*`,
+		`  session [0-9a-z]+-[0-9a-z]+ 127\.0\.0\.1:\d+ join_ref "1": skipped: joined later, behind offset \d+`)
 	explains(t, topic, newest, nodes,
 		fmt.Sprintf(`message %d: event "n", 2 bytes`, newest),
 		`gw-1: 1 written, 1 queued`,
-		`  session \d+ 127\.0\.0\.1:\d+ join_ref "1": queued: the client reads slowly: \d+ messages of the topic wait for it; \d+ bytes wait for the client`,
+		`  session [0-9a-z]+-[0-9a-z]+ 127\.0\.0\.1:\d+ join_ref "1": queued: the client reads slowly: \d+ messages of the topic wait for it; \d+ bytes wait for the client`,
 		`gw-2: 1 written, 2 skipped`,
-		`  session \d+ join_ref "1": skipped: gone before it, behind offset 1: left .*`,
-		`  session \d+ join_ref "1": skipped: gone before it, behind offset \d+: socket closed: slow\b.*`)
+		`  session [0-9a-z]+-[0-9a-z]+ join_ref "1": skipped: gone before it, behind offset 1: left .*`,
+		`  session [0-9a-z]+-[0-9a-z]+ join_ref "1": skipped: gone before it, behind offset \d+: socket closed: slow\b.*`)
 	if dropped > 0 {
-		explains(t, topic, dropped, nodes, `  session \d+ join_ref "1": skipped: socket closed: slow: \d+ messages of the topic waited and were dropped\b.*`)
+		explains(t, topic, dropped, nodes, `  session [0-9a-z]+-[0-9a-z]+ join_ref "1": skipped: socket closed: slow: \d+ messages of the topic waited and were dropped\b.*`)
 	}
 	explains(t, topic, newest+1, nodes, fmt.Sprintf(`message %d has not been published`, newest+1), `gw-1: 2 coming`)
 

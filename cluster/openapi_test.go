@@ -138,6 +138,11 @@ func TestOpenAPI_RequestsAndAnswersAreAsDescribed(t *testing.T) {
 	d.do("POST", "/api/broadcast", `{"topics":["room:1","room:2"],"event":"say","payload":{}}`, 200)
 	d.do("POST", "/api/revoke", `{"session":"1-1"}`, 200)
 	d.do("POST", "/api/revoke", `{"user":"neo"}`, 400) // there are no users without tokens
+	d.do("POST", room+"/unsubscribe", `{"session":"1-1"}`, 200)
+	d.do("POST", room+"/unsubscribe", `{"session":"1-1","user":"neo"}`, 400)
+	d.do("GET", room+"/count", "", 200)
+	d.do("GET", room+"/subscribers?limit=3", "", 200)
+	d.do("GET", "/api/topics/room/count", "", 404)
 	d.do("GET", room+"/messages?limit=3", "", 200)
 	d.do("GET", room+"/messages?limit=0", "", 400)
 	d.do("GET", "/api/cluster", "", 200)

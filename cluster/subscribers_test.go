@@ -67,6 +67,9 @@ func TestG8_SubscribersOfAllGatewaysFromAnyOfThem(t *testing.T) {
 			t.Errorf("a topic that nobody uses: %s", body)
 		}
 	}
+	if _, body := fetch(c.Gateways[0].Addr, "/api/topics/room:g8/count"); body != `{"topic":"room:g8","count":5}` {
+		t.Errorf("count: %s", body)
+	}
 	for path, want := range map[string]string{
 		"/api/topics/a%20b/subscribers":                              "invalid topic: only ASCII letters, digits and _ . : - are allowed",
 		"/api/topics/" + strings.Repeat("x", 256) + "/subscribers":   "invalid topic: 256 bytes, at most 255 are allowed",

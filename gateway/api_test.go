@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // post is a POST of JSON with more header lines.
@@ -88,9 +89,48 @@ func TestRow23_WithoutKeysTheAPIIsOff(t *testing.T) {
 	}
 }
 
+// A key that asks for too much waits; others do not.
+func TestRow23_ARateForEachKey(t *testing.T) {
+	s := serve(t, withKeys, func(c *Config) { c.APIRate, c.JoinTimeout = 2, 10*time.Millisecond })
+	read := func(key string) (*http.Response, string) {
+		return s.asked(t, "GET /api/topics/room:1/count HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+key+"\r\n\r\n")
+	}
+	var resp *http.Response
+	var body string
+	for range 10 { // two are let through at once, and two more each second
+		if resp, body = read("audit-key"); resp.StatusCode != 503 {
+			break
+		}
+	}
+	const want = `{"error":"rate_limited","detail":"the key may have 2 requests or messages a second here","definite":true}` + "\n"
+	if resp.StatusCode != 429 || body != want || resp.Header.Get("Retry-After") != "1" {
+		t.Errorf("%d %s, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
+	}
+	if resp, body = read("shop-key-2"); resp.StatusCode != 503 {
+		t.Errorf("another key: %d %s", resp.StatusCode, body)
+	}
+	if n := s.api.Limited(); n != 1 {
+		t.Errorf("%d counted", n)
+	}
+}
+
+func TestRow23_UnsubscribeAndRevokeNeedTheScopeKick(t *testing.T) {
+	s := serve(t, withKeys)
+	for _, path := range []string{"/api/topics/room:1/unsubscribe", "/api/revoke"} {
+		for key, want := range map[string]string{
+			"shop-key-2": `{"error":"forbidden","detail":"key lacks scope kick","definite":true}` + "\n",
+			"nobody's":   `{"error":"unauthorized","detail":"unknown key","definite":true}` + "\n",
+		} {
+			if _, body := s.asked(t, post(path, `{"session":"1-1"}`, "Authorization: Bearer "+key)); body != want {
+				t.Errorf("%s with %s: %s", path, key, body)
+			}
+		}
+	}
+}
+
 func TestRow24_BadBodies(t *testing.T) {
 	s := serve(t)
-	const batch, broadcast = "/api/publish", "/api/broadcast"
+	const batch, broadcast, unsubscribe = "/api/publish", "/api/broadcast", "/api/topics/room:1/unsubscribe"
 	deep := strings.Repeat(`{"a":`, 33) + "1" + strings.Repeat("}", 33)
 	for _, tt := range []struct {
 		path, body string
@@ -127,6 +167,12 @@ func TestRow24_BadBodies(t *testing.T) {
 		{batch, `{"messages":[{"topic":"a:b","event":"e","id":""}]}`, 400, `{"error":"bad_request","detail":"offset 13: id: want 1 to 128 bytes","offset":13}`},
 		{broadcast, `{"topics":["a:b","a:b"],"event":"e"}`, 400, `{"error":"bad_request","detail":"offset 17: topic \"a:b\": comes twice","offset":17}`},
 		{broadcast, `{"topics":"a:b","event":"e"}`, 400, `{"error":"bad_request","detail":"offset 10: want an array","offset":10}`},
+		{unsubscribe, `{}`, 400, `{"error":"bad_request","detail":"bad target: want one of user, token id and session"}`},
+		{unsubscribe, `{"session":"1-1","user":"neo"}`, 400, `{"error":"bad_request","detail":"bad target: want one of user, token id and session"}`},
+		{unsubscribe, `{"session":"1"}`, 400, `{"error":"bad_request","detail":"bad target: no session id"}`},
+		{unsubscribe, `{"user":"neo"}`, 400, `{"error":"bad_request","detail":"bad target: clients have no users and no tokens here"}`},
+		{unsubscribe, `{"jti":"1"}`, 400, `{"error":"bad_request","detail":"offset 7: unknown field \"jti\"","offset":7}`},
+		{"/api/topics/room/unsubscribe", `{}`, 404, `{"error":"unmatched_topic","detail":"TOPICS has no pattern for it"}`},
 		{broadcast, `{"event":"e"}`, 400, `{"error":"bad_request","detail":"offset 0: missing field \"topics\"","offset":0}`},
 	} {
 		resp, body := s.asked(t, post(tt.path, tt.body))

@@ -33,6 +33,7 @@ type Config struct {
 	APIKeysFile    string        `env:"API_KEYS_FILE" help:"YAML file with the keys of the HTTP API, read again when it changes; without keys the API is off"`
 	APIOpen        bool          `env:"API_OPEN" envDefault:"false" help:"true: the HTTP API needs no keys, for everybody who reaches the gateway"`
 	APIMaxBody     int           `env:"API_MAX_BODY_BYTES" envDefault:"1048576" help:"largest body of an API request, in bytes"`
+	APIRate        int           `env:"API_RATE" envDefault:"1000" help:"requests, and messages in them, that a key of the HTTP API may have per second; more are answered 429; 0 means no limit"`
 	AMQPURL        string        `env:"AMQP_URL" secret:"true" help:"AMQP broker to take messages from: amqp://user:password@host:5672/vhost, or amqps://"`
 	AMQPURLFile    string        `env:"AMQP_URL_FILE" help:"file with the URL of the AMQP broker"`
 	AMQPQueue      string        `env:"AMQP_QUEUE" help:"queue to take messages from"`
@@ -98,6 +99,7 @@ func (c *Config) Validate() error {
 		{"MAX_MESSAGE_BYTES", c.MaxMessage, 128, 1 << 20},
 		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
 		{"API_MAX_BODY_BYTES", c.APIMaxBody, 1024, 64 << 20},
+		{"API_RATE", c.APIRate, 0, 1_000_000},
 		{"MAX_CHANNELS", c.MaxChannels, 1, 10_000},
 		{"AMQP_PREFETCH", c.AMQPPrefetch, 1, 10_000},
 		{"EVENT_LOOPS", c.Loops, 0, 64},

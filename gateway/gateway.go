@@ -138,7 +138,7 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	g.router, err = router.New(router.Config{
-		Gateway: g.cfg.ID, Ring: rg, Loops: g.loops, Lanes: g.cfg.Lanes, Linger: g.cfg.Linger, JoinTimeout: g.cfg.JoinTimeout,
+		Gateway: g.cfg.ID, Instance: g.instance, Ring: rg, Loops: g.loops, Lanes: g.cfg.Lanes, Linger: g.cfg.Linger, JoinTimeout: g.cfg.JoinTimeout,
 		PublishTimeout: g.cfg.PublishTimeout, Heartbeat: g.cfg.Heartbeat, Adopted: g.adopted,
 		Link:    link.Config{Identity: g.identity, Insecure: g.cfg.Links.InsecureLinks},
 		Revoked: g.heard, Revocations: g.revoked.table.All, Log: g.log,
@@ -176,7 +176,7 @@ func (g *Gateway) openSessions() {
 
 func (g *Gateway) openAPI() {
 	g.api = api.New(api.Config{
-		Router: g.router, Topics: g.topics, Keys: g.keys, Open: g.cfg.APIOpen, MaxBody: g.cfg.APIMaxBody, MaxMessage: g.cfg.MaxMessage,
+		Router: g.router, Topics: g.topics, Keys: g.keys, Open: g.cfg.APIOpen, Rate: g.cfg.APIRate, MaxBody: g.cfg.APIMaxBody, MaxMessage: g.cfg.MaxMessage,
 		Timeout: 2*g.cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Log: g.log,
 	})
 }

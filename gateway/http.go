@@ -48,6 +48,7 @@ func (g *Gateway) newApp() *fiber.App {
 	app.Get("/api/cluster", g.requireToken, g.clusterView)
 	app.Get("/api/topics/:topic/messages", g.mayRead, g.serveHistory)
 	app.Get("/api/topics/:topic/subscribers", g.mayRead, g.topicSubscribers)
+	app.Get("/api/topics/:topic/count", g.mayRead, g.topicCount)
 	g.api.Register(app)
 	console.Register(app)
 	if g.cfg.West {

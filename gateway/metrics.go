@@ -105,6 +105,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.router.Stats().Conflicts) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
+	counter("api_limited_total", "API requests refused because their key had too many.", func() float64 { return float64(g.api.Limited()) })
 	g.registerRouter(reg, gauge, counter)
 	g.registerTokens(reg, gauge)
 	g.registerIngest(gauge, counter)

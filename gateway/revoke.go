@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
+	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -25,7 +26,7 @@ const keepSession = 5 * time.Minute
 // disconnectTimeout bounds the wait for topic servers in Disconnect.
 const disconnectTimeout = 5 * time.Second
 
-// Target is whom Disconnect sends away: exactly one field is set.
+// Target is whom Disconnect sends away: exactly one of User, TokenID and Session is set.
 type Target struct {
 	// User closes every session of a user, and makes all tokens of that user that were issued until now count no more.
 	User string
@@ -33,11 +34,16 @@ type Target struct {
 	TokenID string
 	// Session is one client socket, as SessionID names it. It may come back.
 	Session string
+	// Topic, if set, ends only the channels that the user or the session has on this topic, and nothing else: tokens count
+	// on, sockets stay.
+	Topic string
 }
 
 // kind says what is set, for the log: who was sent away is nobody else's business.
 func (t Target) kind() string {
 	switch {
+	case t.Topic != "":
+		return "channels of a topic"
 	case t.User != "":
 		return "user"
 	case t.TokenID != "":
@@ -101,8 +107,8 @@ func (g *Gateway) Disconnect(ctx context.Context, t Target) error {
 }
 
 // disconnect is Disconnect for the HTTP API.
-func (g *Gateway) disconnect(ctx context.Context, user, tokenID, session string) ([]string, error) {
-	err := g.Disconnect(ctx, Target{User: user, TokenID: tokenID, Session: session})
+func (g *Gateway) disconnect(ctx context.Context, t api.Target) ([]string, error) {
+	err := g.Disconnect(ctx, Target(t))
 	if waits := (*UnconfirmedError)(nil); errors.As(err, &waits) {
 		return waits.Servers, nil
 	}
@@ -122,19 +128,23 @@ func (g *Gateway) newRevocation(t Target) (*linkpb.Revoke, error) {
 	switch {
 	case set != 1:
 		return nil, fmt.Errorf("%w: want one of user, token id and session", ErrTarget)
+	case t.Topic != "" && t.TokenID != "":
+		return nil, fmt.Errorf("%w: want a user or a session to unsubscribe", ErrTarget)
 	case t.Session == "" && g.auth == nil:
 		return nil, fmt.Errorf("%w: clients have no users and no tokens here", ErrTarget)
 	case t.Session != "":
-		if _, _, ok := parseSessionID(t.Session); !ok {
+		if _, _, ok := router.ParseSessionID(t.Session); !ok {
 			return nil, fmt.Errorf("%w: no session id", ErrTarget)
 		}
 	}
 	keep := keepSession
-	if t.Session == "" {
+	if t.Session == "" && t.Topic == "" {
 		keep = g.cfg.Auth.MaxTokenLife + 2*g.cfg.Auth.Leeway
 	}
 	r := revoke.New(time.Now(), keep)
 	switch {
+	case t.Topic != "":
+		r.Target = &linkpb.Revoke_Unsubscription{Unsubscription: &linkpb.Unsubscription{Topic: t.Topic, User: t.User, Session: t.Session}}
 	case t.User != "":
 		r.Target = &linkpb.Revoke_User{User: t.User}
 	case t.TokenID != "":
@@ -183,7 +193,11 @@ func (g *Gateway) apply(r *linkpb.Revoke) {
 	}
 	g.router.Revoke(r)
 	if id := r.GetSession(); id != "" {
-		g.closeSession(id)
+		g.onSession(id, func(c *socket.Conn) { c.Close(session.CloseForbidden, "disconnected") })
+		return
+	}
+	if u := r.GetUnsubscription(); u != nil {
+		g.unsubscribe(u, r.At)
 		return
 	}
 	g.loops.Each(func(c *socket.Conn) {
@@ -193,16 +207,34 @@ func (g *Gateway) apply(r *linkpb.Revoke) {
 	})
 }
 
-func (g *Gateway) closeSession(name string) {
-	instance, id, ok := parseSessionID(name)
+// onSession calls do for a client socket, on its loop, if it is one of this gateway's.
+func (g *Gateway) onSession(name string, do func(*socket.Conn)) {
+	instance, id, ok := router.ParseSessionID(name)
 	if !ok || instance != g.instance {
 		return
 	}
 	g.loops.Each(func(c *socket.Conn) {
 		if c.ID() == id {
-			c.Close(session.CloseForbidden, "disconnected")
+			do(c)
 		}
 	})
+}
+
+// unsubscribe ends channels on a topic. Who comes back may join again, so a user's sockets that were opened later are not
+// concerned: a gateway may hear of it minutes after it was asked for.
+func (g *Gateway) unsubscribe(u *linkpb.Unsubscription, at int64) {
+	end := func(c *socket.Conn) {
+		if s, ok := c.Handler().(interface {
+			Unsubscribe(topic, user string, opened int64)
+		}); ok {
+			s.Unsubscribe(u.Topic, u.User, at+int64(g.cfg.Auth.Leeway/time.Second))
+		}
+	}
+	if u.Session != "" {
+		g.onSession(u.Session, end)
+		return
+	}
+	g.loops.Each(end)
 }
 
 // isRevoked reports whether a token that is good otherwise does not count any more.
@@ -212,14 +244,7 @@ func (g *Gateway) isRevoked(id *auth.Identity) bool {
 
 // SessionID names a client socket in the whole cluster. Any goroutine may call it.
 func (g *Gateway) SessionID(c *socket.Conn) string {
-	return strconv.FormatUint(g.instance, 36) + "-" + strconv.FormatUint(c.ID(), 36)
-}
-
-func parseSessionID(name string) (instance, id uint64, ok bool) {
-	first, second, ok := strings.Cut(name, "-")
-	instance, err1 := strconv.ParseUint(first, 36, 64)
-	id, err2 := strconv.ParseUint(second, 36, 64)
-	return instance, id, ok && err1 == nil && err2 == nil
+	return router.SessionID(g.instance, c.ID())
 }
 
 // sweepRevocations forgets what has ended, until ctx is canceled.

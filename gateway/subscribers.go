@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"strconv"
 
 	"github.com/gofiber/fiber/v2"
@@ -28,7 +27,7 @@ type gatewaySubscriber struct {
 	Count   uint64 `json:"count"`
 }
 
-// subscriber is one channel on the topic; the id is unique within the gateway's process.
+// subscriber is one client socket that has joined the topic; the id names it in the whole cluster, as SessionID does.
 type subscriber struct {
 	ID      string `json:"id"`
 	Gateway string `json:"gateway"`
@@ -37,12 +36,9 @@ type subscriber struct {
 // topicSubscribers answers who has joined a topic, on all gateways: the count, and up to ?limit= subscribers. With
 // ?count=true it answers with the count alone.
 func (g *Gateway) topicSubscribers(c *fiber.Ctx) error {
-	topic, err := url.PathUnescape(c.Params("topic"))
-	if err == nil {
-		err = g.topics.Check(topic)
-	}
+	topic, err := g.api.Topic(c)
 	if err != nil {
-		return fiber.NewError(fiber.StatusBadRequest, err.Error())
+		return err
 	}
 	limit := defaultListed
 	if text := c.Query("limit"); text != "" {
@@ -57,22 +53,42 @@ func (g *Gateway) topicSubscribers(c *fiber.Ctx) error {
 		}
 	}
 	if countOnly {
-		limit = 0
+		return g.answerCount(c, topic)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.JoinTimeout)
-	defer cancel()
-	listing, o := g.router.Subscribers(ctx, topic, limit)
-	if err := historyError(c, o); err != nil {
+	listing, err := g.listing(c, topic, limit)
+	if err != nil {
 		return err
 	}
-	c.Set(fiber.HeaderCacheControl, "no-store")
-	if countOnly {
-		return c.JSON(struct {
-			Topic string `json:"topic"`
-			Count uint64 `json:"count"`
-		}{topic, listing.Count})
-	}
 	return c.JSON(listSubscribers(topic, listing))
+}
+
+// topicCount answers how many have joined a topic, on all gateways.
+func (g *Gateway) topicCount(c *fiber.Ctx) error {
+	topic, err := g.api.Topic(c)
+	if err != nil {
+		return err
+	}
+	return g.answerCount(c, topic)
+}
+
+func (g *Gateway) answerCount(c *fiber.Ctx, topic string) error {
+	listing, err := g.listing(c, topic, 0)
+	if err != nil {
+		return err
+	}
+	return c.JSON(struct {
+		Topic string `json:"topic"`
+		Count uint64 `json:"count"`
+	}{topic, listing.Count})
+}
+
+// listing asks the topic's owner, for the answer to c.
+func (g *Gateway) listing(c *fiber.Ctx, topic string, limit int) (*linkpb.Listing, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.JoinTimeout)
+	defer cancel()
+	l, o := g.router.Subscribers(ctx, topic, limit)
+	c.Set(fiber.HeaderCacheControl, "no-store")
+	return l, historyError(c, o)
 }
 
 // listSubscribers turns the owner's answer into the client's.
@@ -81,7 +97,7 @@ func listSubscribers(topic string, l *linkpb.Listing) subscriberList {
 	for _, gw := range l.Gateways {
 		answer.Gateways = append(answer.Gateways, gatewaySubscriber{gw.Gateway, gw.Count})
 		for _, id := range gw.Subscribers {
-			answer.Subscribers = append(answer.Subscribers, subscriber{fmt.Sprintf("%016x", id), gw.Gateway})
+			answer.Subscribers = append(answer.Subscribers, subscriber{router.SessionID(gw.Instance, id), gw.Gateway})
 		}
 	}
 	return answer

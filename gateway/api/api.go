@@ -14,6 +14,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
@@ -30,6 +31,9 @@ type Config struct {
 	Keys *Keys
 	Open bool // everybody may call everything, whatever Keys has
 
+	// Rate is how many requests, and messages in them, a key may have a second; 0 is any number. Who needs no key has no rate.
+	Rate int
+
 	Disconnect Disconnector // required
 
 	MaxBody    int           // bytes of a request's body; default 1 MiB
@@ -40,7 +44,8 @@ type Config struct {
 
 // API serves HTTP requests. Any goroutine may call its methods.
 type API struct {
-	cfg Config
+	cfg    Config
+	limits limits
 }
 
 // New returns an API.
@@ -57,7 +62,7 @@ func New(cfg Config) *API {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	return &API{cfg: cfg}
+	return &API{cfg: cfg, limits: limits{perSecond: cfg.Rate, byKey: make(map[string]*rate.Limiter)}}
 }
 
 // Prefix is what the paths of the API begin with.
@@ -72,6 +77,7 @@ func (a *API) Register(r fiber.Router) {
 	r.Post("/api/publish", a.Need(Publish), a.publishBatch)
 	r.Post("/api/broadcast", a.Need(Publish), a.broadcast)
 	r.Post("/api/revoke", a.Need(Kick), a.revoke)
+	r.Post("/api/topics/:topic/unsubscribe", a.Need(Kick), a.unsubscribe)
 }
 
 // Topic returns the topic that a request's path names, or the error to answer with.

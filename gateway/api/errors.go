@@ -24,7 +24,8 @@ type Error struct {
 	HasOffset bool
 	PublishID string // "publish_id": the id to try again with
 	Definite  bool   // "definite": nothing was published, and nothing will be
-	Retry     bool   // Retry-After: it is worth trying again soon
+
+	RetryAfter int // seconds, "Retry-After": when it is worth trying again; 0 if it says nothing
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Detail }
@@ -55,8 +56,8 @@ func (e *Error) append(b []byte) []byte {
 // Answer answers a request with the error. What is not an *Error, nor a fiber.Error or an InputError, is a bug.
 func Answer(c *fiber.Ctx, err error) error {
 	e := asError(err)
-	if e.Retry {
-		c.Set(fiber.HeaderRetryAfter, "1")
+	if e.RetryAfter > 0 {
+		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(e.RetryAfter))
 	}
 	return send(c, e.Status, append(e.append(nil), '\n'))
 }
@@ -105,7 +106,7 @@ func outcomeError(o router.Outcome, publishID string) *Error {
 	case linkpb.Code_OK:
 		return nil
 	case linkpb.Code_OVERLOADED:
-		e.Status, e.Code, e.Retry = fiber.StatusTooManyRequests, "busy", true
+		e.Status, e.Code, e.RetryAfter = fiber.StatusTooManyRequests, "busy", 1
 	case linkpb.Code_TOO_LARGE:
 		e.Status, e.Code = fiber.StatusRequestEntityTooLarge, "too_large"
 	case linkpb.Code_INVALID:
@@ -117,7 +118,7 @@ func outcomeError(o router.Outcome, publishID string) *Error {
 	case linkpb.Code_UNKNOWN_OUTCOME:
 		e.Status, e.Code, e.Definite, e.PublishID = fiber.StatusGatewayTimeout, "unknown_outcome", false, publishID
 	default:
-		e.Status, e.Code, e.Retry = fiber.StatusServiceUnavailable, "unavailable", true
+		e.Status, e.Code, e.RetryAfter = fiber.StatusServiceUnavailable, "unavailable", 1
 	}
 	return e
 }

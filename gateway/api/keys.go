@@ -206,8 +206,8 @@ func (a *API) Need(scope Scope) fiber.Handler {
 	}
 }
 
-// Allowed returns nil if the request may do what the scope stands for, else the error to answer with. The response says
-// then what a request needs.
+// Allowed returns nil if the request may do what the scope stands for, and its key not too much of it, else the error to
+// answer with. The response says then what a request needs.
 func (a *API) Allowed(c *fiber.Ctx, scope Scope) error {
 	if a.cfg.Open {
 		return nil
@@ -234,7 +234,17 @@ func (a *API) Allowed(c *fiber.Ctx, scope Scope) error {
 		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast", error="insufficient_scope", scope="`+string(scope)+`"`)
 		return &Error{Status: fiber.StatusForbidden, Code: "forbidden", Detail: "key lacks scope " + string(scope), Definite: true}
 	}
-	return nil
+	c.Locals(keyLocal, found)
+	return a.limits.take(found.name, time.Now())
+}
+
+// keyLocal is where Allowed leaves the key of a request.
+const keyLocal = "api key"
+
+// keyOf returns the key of a request that Allowed has let through; without a name where none is needed.
+func keyOf(c *fiber.Ctx) key {
+	k, _ := c.Locals(keyLocal).(key)
+	return k
 }
 
 // Known reports whether the request has an API key, whatever its scopes.

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -305,6 +306,9 @@ func (a *API) publishAll(c *fiber.Ctx, messages []message) error {
 	list, err := request(c, messages)
 	if err != nil {
 		return err
+	}
+	if k := keyOf(c); k.name != "" {
+		a.limits.owe(k.name, len(messages)-1, time.Now())
 	}
 	ctx, cancel := a.wait()
 	defer cancel()

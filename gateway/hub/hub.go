@@ -26,7 +26,6 @@ type Channel struct {
 	// Static.
 	Conn    *socket.Conn
 	JoinRef codec.Ref
-	ID      uint64 // the subscriber's id, unique within the gateway
 	Codec   codec.Kind
 	// Positions makes each frame carry its message's position in the ref slot.
 	Positions bool
@@ -43,6 +42,10 @@ type Channel struct {
 	index int32  // in topic.channels
 	topic *Topic // nil while not in a hub
 }
+
+// Subscriber returns the number of the channel's socket, which is what the topic's owner knows it by: a socket has one
+// channel on a topic.
+func (c *Channel) Subscriber() uint64 { return c.Conn.ID() }
 
 // Topic returns the name of the topic whose messages the channel receives, "" while it is not in a hub.
 func (c *Channel) Topic() string {

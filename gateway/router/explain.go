@@ -30,16 +30,15 @@ type Question struct {
 
 // Fate is what became of a message on its way to one subscriber.
 type Fate struct {
-	Subscriber uint64     `json:"subscriber,string"`
-	Session    uint64     `json:"session"`
-	Peer       string     `json:"peer,omitempty"` // of the client's socket, while it is open
-	JoinRef    string     `json:"join_ref,omitempty"`
-	State      string     `json:"state"`
-	Why        string     `json:"why,omitempty"`
-	From       string     `json:"from"`           // position after which the channel got the topic's messages
-	Last       string     `json:"last"`           // of the last one that it was given
-	Waiting    int        `json:"waiting"`        // bytes that wait for the client, whatever they are
-	Gone       *time.Time `json:"gone,omitempty"` // when the channel ended
+	Session string     `json:"session"`        // as Router.SessionID names it
+	Peer    string     `json:"peer,omitempty"` // of the client's socket, while it is open
+	JoinRef string     `json:"join_ref,omitempty"`
+	State   string     `json:"state"`
+	Why     string     `json:"why,omitempty"`
+	From    string     `json:"from"`           // position after which the channel got the topic's messages
+	Last    string     `json:"last"`           // of the last one that it was given
+	Waiting int        `json:"waiting"`        // bytes that wait for the client, whatever they are
+	Gone    *time.Time `json:"gone,omitempty"` // when the channel ended
 }
 
 // Explanation is the answer to a Question: how many subscribers have which fate, and the list of them, those first that
@@ -99,7 +98,7 @@ func (l *Local) explain(q *Question) (fates []Fate) {
 		}
 		last := l.hub.Staged(c)
 		f := Fate{
-			Subscriber: c.ID, Session: c.Conn.ID(), Peer: c.Conn.RemoteAddr(), JoinRef: string(c.JoinRef), Waiting: c.Conn.Waiting(),
+			Session: l.r.SessionID(c.Conn.ID()), Peer: c.Conn.RemoteAddr(), JoinRef: string(c.JoinRef), Waiting: c.Conn.Waiting(),
 			From: hub.Position{Epoch: last.Epoch, Offset: c.From}.String(), Last: last.String(),
 		}
 		f.State, f.Why = fate(q, c.From, last)
@@ -116,13 +115,13 @@ func (l *Local) explain(q *Question) (fates []Fate) {
 	}
 	for i := range l.gone.list {
 		if g := &l.gone.list[i]; g.topic == q.Topic && g.last.Epoch == q.Position.Epoch {
-			fates = append(fates, g.explain(q))
+			fates = append(fates, g.explain(q, l.r.SessionID(g.conn.ID())))
 		}
 	}
 	if w := l.joins[q.Topic]; w != nil {
 		for _, j := range w.joins {
 			fates = append(fates, Fate{
-				Subscriber: j.channel.ID, Session: j.channel.Conn.ID(), Peer: j.channel.Conn.RemoteAddr(), JoinRef: string(j.channel.JoinRef),
+				Session: l.r.SessionID(j.channel.Conn.ID()), Peer: j.channel.Conn.RemoteAddr(), JoinRef: string(j.channel.JoinRef),
 				State: Skipped, Why: "its join is not answered yet",
 			})
 		}
@@ -144,9 +143,9 @@ func fate(q *Question, from uint64, last hub.Position) (state, why string) {
 }
 
 // explain tells the fate of a message at a channel that has ended.
-func (g *gone) explain(q *Question) Fate {
+func (g *gone) explain(q *Question, session string) Fate {
 	f := Fate{
-		Subscriber: g.subscriber, Session: g.conn.ID(), JoinRef: string(g.joinRef), Waiting: g.conn.Waiting(), Gone: &g.at,
+		Session: session, JoinRef: string(g.joinRef), Waiting: g.conn.Waiting(), Gone: &g.at,
 		From: hub.Position{Epoch: g.last.Epoch, Offset: g.from}.String(), Last: g.last.String(),
 	}
 	f.State, f.Why = fate(q, g.from, g.last)

@@ -236,7 +236,7 @@ func TestPublishingKeepsNoSubscription(t *testing.T) {
 	o := w.start()
 	m, _ := w.joined(o, "room", 1, 0)
 	m.onLoop(m.leave)
-	o.expect(fmt.Sprintf("leave room %x", m.channel.ID))
+	o.expect(fmt.Sprintf("leave room %x", m.channel.Subscriber()))
 	left := time.Now()
 	m.publishes("1")
 	o.expect("publish room e 1").accept(1, 1)

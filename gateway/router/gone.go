@@ -18,16 +18,15 @@ const maxGone = 1024
 // Nothing is noted per message. Positions of a topic have no holes, so a channel was given everything behind from, up
 // to last; what of that was not written is the newest of it, and stands in the connection's queue while there is one.
 type gone struct {
-	topic      string
-	subscriber uint64
-	conn       *socket.Conn
-	codec      codec.Kind
-	joinRef    codec.Ref
-	from       uint64       // offset, of last's epoch
-	last       hub.Position // put into its queue
-	reason     string
-	unsent     uint64 // messages of the topic that were dropped from its queue
-	at         time.Time
+	topic   string
+	conn    *socket.Conn
+	codec   codec.Kind
+	joinRef codec.Ref
+	from    uint64       // offset, of last's epoch
+	last    hub.Position // put into its queue
+	reason  string
+	unsent  uint64 // messages of the topic that were dropped from its queue
+	at      time.Time
 }
 
 // departures are the last channels of a loop that have ended. Owned by the loop.
@@ -47,10 +46,12 @@ func (d *departures) add(g gone) *gone {
 	return &d.list[i]
 }
 
-func (d *departures) find(subscriber uint64) *gone {
+// find returns the last channel that a connection has had on a topic.
+func (d *departures) find(conn *socket.Conn, topic string) *gone {
 	for i := range d.list {
-		if d.list[i].subscriber == subscriber {
-			return &d.list[i]
+		at := (d.next + len(d.list) - 1 - i) % len(d.list) // next is 0 until the list is full
+		if g := &d.list[at]; g.conn == conn && g.topic == topic {
+			return g
 		}
 	}
 	return nil
@@ -67,7 +68,7 @@ func (l *Local) Departing(c *hub.Channel, reason string, unsent bool) {
 	}
 	var g *gone
 	if unsent {
-		g = l.gone.find(c.ID)
+		g = l.gone.find(c.Conn, c.Topic())
 	}
 	if g == nil {
 		g = l.depart(c, reason, l.hub.Staged(c))
@@ -80,7 +81,7 @@ func (l *Local) Departing(c *hub.Channel, reason string, unsent bool) {
 // depart notes the end of a channel, which is in the hub or was until just now.
 func (l *Local) depart(c *hub.Channel, reason string, last hub.Position) *gone {
 	return l.gone.add(gone{
-		topic: c.Topic(), subscriber: c.ID, conn: c.Conn, codec: c.Codec, joinRef: c.JoinRef,
+		topic: c.Topic(), conn: c.Conn, codec: c.Codec, joinRef: c.JoinRef,
 		from: c.From, last: last, reason: reason, at: time.Now(),
 	})
 }

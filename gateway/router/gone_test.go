@@ -1,24 +1,36 @@
 package router
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/ringcast/ringcast/gateway/hub"
+	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
 )
 
 func TestDeparturesKeepTheLast(t *testing.T) {
 	var d departures
+	conns := []*socket.Conn{new(socket.Conn), new(socket.Conn)}
 	for i := range uint64(3*maxGone + 7) {
-		d.add(gone{subscriber: i})
+		d.add(gone{conn: conns[i%2], topic: fmt.Sprint(i), from: i})
 	}
 	if len(d.list) != maxGone {
 		t.Fatalf("%d are remembered, want %d", len(d.list), maxGone)
 	}
 	for i := range uint64(3*maxGone + 7) {
-		if kept := d.find(i) != nil; kept != (i >= 2*maxGone+7) {
+		if kept := d.find(conns[i%2], fmt.Sprint(i)) != nil; kept != (i >= 2*maxGone+7) {
 			t.Fatalf("of %d, number %d is kept: %t", 3*maxGone+7, i, kept)
 		}
+	}
+	d.add(gone{conn: conns[0], topic: "left twice", from: 1})
+	d.add(gone{conn: conns[1], topic: "left twice", from: 2})
+	d.add(gone{conn: conns[0], topic: "left twice", from: 3})
+	if g := d.find(conns[0], "left twice"); g == nil || g.from != 3 {
+		t.Errorf("found %v, want the last one", g)
+	}
+	if g := new(departures).find(conns[0], "left twice"); g != nil {
+		t.Errorf("found %v where there are none", g)
 	}
 }
 

@@ -537,7 +537,7 @@ func (w *world) joined(o *owner, topic string, epoch, offset uint64) (*member, u
 	sub := o.expect("subscribe " + topic)
 	sub.accept(epoch, offset)
 	m.wantOK(epoch, offset)
-	o.expect(fmt.Sprintf("join %s %x", topic, m.channel.ID))
+	o.expect(fmt.Sprintf("join %s %x", topic, m.channel.Subscriber()))
 	return m, sub
 }
 
@@ -546,7 +546,7 @@ func (o *owner) joins(members ...*member) {
 	o.t.Helper()
 	want := make(map[string]bool)
 	for _, m := range members {
-		want[fmt.Sprintf("join %s %x", m.topic, m.channel.ID)] = true
+		want[fmt.Sprintf("join %s %x", m.topic, m.channel.Subscriber())] = true
 	}
 	for range members {
 		if u := o.next(); !want[u.text] {

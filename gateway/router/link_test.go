@@ -130,15 +130,15 @@ func TestSubscriptionsOutliveTheLink(t *testing.T) {
 	b := w.member("room")
 	b.onLoop(b.join)
 	b.wantOK(1, 5)
-	o.expect(fmt.Sprintf("join room %x", b.channel.ID))
+	o.expect(fmt.Sprintf("join room %x", b.channel.Subscriber()))
 	sub.fanOut(1, 6)
 	a.hears(6)
 	b.hears(6)
 
 	again := w.relink(o, sub, 3)
 	for _, m := range []*member{a, b} {
-		if _, ok := again[fmt.Sprintf("join room %x", m.channel.ID)]; !ok {
-			t.Errorf("subscriber %x was not announced again: %v", m.channel.ID, again)
+		if _, ok := again[fmt.Sprintf("join room %x", m.channel.Subscriber())]; !ok {
+			t.Errorf("subscriber %x was not announced again: %v", m.channel.Subscriber(), again)
 		}
 	}
 	sub, ok := again["subscribe room since 1:6"]
@@ -193,7 +193,7 @@ func TestMovedPositionsEndChannels(t *testing.T) {
 	again["subscribe reborn since 1:0"].fanOut(2, 1)
 	reborn.hears(1)
 	gone.onLoop(gone.join)
-	o.expect(fmt.Sprintf("join moved %x", moved.channel.ID), fmt.Sprintf("join reborn %x", reborn.channel.ID), "subscribe gone")
+	o.expect(fmt.Sprintf("join moved %x", moved.channel.Subscriber()), fmt.Sprintf("join reborn %x", reborn.channel.Subscriber()), "subscribe gone")
 }
 
 // A join that waits while the link comes back is answered with the new position, after the old channels' end.
@@ -209,11 +209,11 @@ func TestJoinWaitsAcrossTheCut(t *testing.T) {
 	o.gate.down.Store(false)
 	o.expect("hello gw 0/1")
 	sub = o.expect("subscribe room since 1:5")
-	o.expect(fmt.Sprintf("join room %x", a.channel.ID))
+	o.expect(fmt.Sprintf("join room %x", a.channel.Subscriber()))
 	sub.accept(1, 9)
 	a.wantEnded()
 	b.wantOK(1, 9)
-	o.expect(fmt.Sprintf("join room %x", b.channel.ID))
+	o.expect(fmt.Sprintf("join room %x", b.channel.Subscriber()))
 	sub.fanOut(1, 10)
 	b.hears(10)
 }
@@ -267,7 +267,7 @@ func TestForgottenWhileTheLinkIsDown(t *testing.T) {
 	a.onLoop(a.leave)
 	w.eventually("the topic is forgotten", func() bool { return w.subscription("room") == nil })
 	o.gate.down.Store(false)
-	o.expect("hello gw 0/1", "subscribe hall since 1:0", fmt.Sprintf("join hall %x", b.channel.ID))
+	o.expect("hello gw 0/1", "subscribe hall since 1:0", fmt.Sprintf("join hall %x", b.channel.Subscriber()))
 }
 
 func TestRefusedAndMisplacedLinks(t *testing.T) {
@@ -322,7 +322,7 @@ func TestTornItems(t *testing.T) {
 		a.hears(offset)
 		o.expect("hello gw 0/1")
 		sub = o.expect(fmt.Sprintf("subscribe room since 1:%d", offset))
-		o.expect(fmt.Sprintf("join room %x", a.channel.ID))
+		o.expect(fmt.Sprintf("join room %x", a.channel.Subscriber()))
 		sub.accept(1, offset)
 	}
 }

@@ -2,6 +2,8 @@ package router
 
 import (
 	"context"
+	"strconv"
+	"strings"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
@@ -19,4 +21,17 @@ func (r *Router) Subscribers(ctx context.Context, topic string, limit int) (*lin
 	})
 	m, _ := a.(*linkpb.Listing)
 	return m, o
+}
+
+// SessionID names a client socket in the whole cluster: the instance of its gateway, and its number there.
+func SessionID(instance, conn uint64) string {
+	return strconv.FormatUint(instance, 36) + "-" + strconv.FormatUint(conn, 36)
+}
+
+// ParseSessionID takes a SessionID apart.
+func ParseSessionID(name string) (instance, conn uint64, ok bool) {
+	first, second, ok := strings.Cut(name, "-")
+	instance, err1 := strconv.ParseUint(first, 36, 64)
+	conn, err2 := strconv.ParseUint(second, 36, 64)
+	return instance, conn, ok && err1 == nil && err2 == nil
 }

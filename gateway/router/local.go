@@ -29,7 +29,7 @@ type Local struct {
 	touched []*lane             // have items appended since the last flush
 	staged  int                 // bytes of publishes appended since the last flush
 	names   map[uint64]*Name    // by claim; nil until there is one
-	nextID  uint64
+	nextID  uint64              // of members of presences, and of claims to names
 	gone    departures
 
 	audiences map[string]*audience     // by topic
@@ -82,8 +82,6 @@ func newLocal(r *Router, loop *socket.Loop) *Local {
 // one is given and everything behind it is remembered; then the outcome is Recovered, and what was missed comes before
 // anything else. After any other outcome it is not joined. If Leave comes first, done is not called.
 func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done func(Outcome)) {
-	l.nextID++
-	c.ID = l.nextID
 	w := l.joins[topic]
 	// Only the subscription knows whether messages flow, so a join asks even where the loop has channels already.
 	t := l.r.subscribe(topic, l.loop.Index(), place)
@@ -117,7 +115,7 @@ func (l *Local) abandon(topic string, w *waiting) {
 func (l *Local) enter(topic string, c *hub.Channel, from hub.Position) hub.Position {
 	from = l.hub.Add(topic, c, from)
 	l.channels.Add(1)
-	l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
+	l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.Subscriber()})
 	return from
 }
 
@@ -143,7 +141,7 @@ func (l *Local) Leave(topic string, c *hub.Channel) {
 	}
 	last := l.hub.Remove(c)
 	l.channels.Add(-1)
-	l.tell(topic, linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.ID})
+	l.tell(topic, linkpb.KindLeave, &linkpb.Leave{Topic: topic, Subscriber: c.Subscriber()})
 	// Joins that wait are the loop's interest too. Their answer may be in the loop's queue already: who lets go of the
 	// topic now misses what comes until they are handled.
 	if last && l.joins[topic] == nil {
@@ -339,7 +337,7 @@ func (l *Local) announce(lane *lane) {
 			return
 		}
 		for _, c := range channels {
-			req.Topic, req.Subscriber = topic, c.ID
+			req.Topic, req.Subscriber = topic, c.Subscriber()
 			lane.tell(linkpb.KindJoin, &req)
 		}
 	})
@@ -350,7 +348,7 @@ func (l *Local) announce(lane *lane) {
 // announceTopic tells a topic's new owner who its subscribers on this loop are.
 func (l *Local) announceTopic(topic string) {
 	for c := range l.hub.ChannelsOf(topic) {
-		l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.ID})
+		l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.Subscriber()})
 	}
 }
 

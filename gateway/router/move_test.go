@@ -219,7 +219,7 @@ func TestMoveIsCalledOff(t *testing.T) {
 	}
 	r.wantLanes(2)
 	r.m.onLoop(r.m.leave)
-	r.a.expect(fmt.Sprintf("leave %s %x", r.topic, r.m.channel.ID)) // and no hello
+	r.a.expect(fmt.Sprintf("leave %s %x", r.topic, r.m.channel.Subscriber())) // and no hello
 }
 
 // The same after the old owner has let it go: the gateway subscribes it there again, with its place.
@@ -335,7 +335,7 @@ func TestJoinsDuringAMove(t *testing.T) {
 func TestLastLeaveDuringAMove(t *testing.T) {
 	r := newRemoval(t)
 	r.m.onLoop(r.m.leave)
-	r.a.expect(fmt.Sprintf("leave %s %x", r.topic, r.m.channel.ID))
+	r.a.expect(fmt.Sprintf("leave %s %x", r.topic, r.m.channel.Subscriber()))
 	r.r.unsubscribeIdle(time.Now().Add(2 * r.r.cfg.Linger))
 	r.a.expect("unsubscribe " + r.topic)
 	r.b.expect("unsubscribe " + r.topic)

@@ -33,9 +33,10 @@ const shards = 64
 // Config configures a Router. The zero value of a field means its default, but for Gateway, Ring and Loops, which are
 // required.
 type Config struct {
-	Gateway string // this gateway's id
-	Ring    *ring.Ring
-	Loops   *socket.Loops
+	Gateway  string // this gateway's id
+	Instance uint64 // of its process; default random
+	Ring     *ring.Ring
+	Loops    *socket.Loops
 
 	Lanes          int           // per link; default 2
 	Linger         time.Duration // from the last leave to the unsubscribe; default 1 s
@@ -61,6 +62,9 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
+	if c.Instance == 0 {
+		c.Instance = rand.Uint64()
+	}
 	number := func(v *int, def int) {
 		if *v <= 0 {
 			*v = def
@@ -158,7 +162,7 @@ func New(cfg Config) (*Router, error) {
 	if n := cfg.Loops.Len(); n > 64 {
 		return nil, fmt.Errorf("router: %d event loops; 64 is the most", n)
 	}
-	r := &Router{cfg: cfg, instance: rand.Uint64(), seed: maphash.MakeSeed(), log: cfg.Log}
+	r := &Router{cfg: cfg, instance: cfg.Instance, seed: maphash.MakeSeed(), log: cfg.Log}
 	r.rings = ring.NewKeeper(cfg.Ring, ring.Hooks{Changed: r.ringChanged})
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*subscription)
@@ -170,6 +174,9 @@ func New(cfg Config) (*Router, error) {
 	}
 	return r, nil
 }
+
+// SessionID names one of this gateway's client sockets, by its number, in the whole cluster.
+func (r *Router) SessionID(conn uint64) string { return SessionID(r.instance, conn) }
 
 // Rings holds the ring in use. Replacing it there moves topics to their new owners.
 func (r *Router) Rings() *ring.Keeper { return r.rings }

@@ -110,8 +110,8 @@ func TestJoinsShareOneSubscription(t *testing.T) {
 	}
 	ids := make(map[uint64]bool)
 	for _, m := range []*member{a, c, b, d} {
-		o.expect(fmt.Sprintf("join room %x", m.channel.ID))
-		ids[m.channel.ID] = true
+		o.expect(fmt.Sprintf("join room %x", m.channel.Subscriber()))
+		ids[m.channel.Subscriber()] = true
 	}
 	if len(ids) != 4 {
 		t.Errorf("subscribers share ids: %v", ids)
@@ -129,11 +129,11 @@ func TestLastLeaveLingersThenUnsubscribes(t *testing.T) {
 	b.onLoop(b.join)
 	b.wantOK(1, 0)
 	a.onLoop(a.leave)
-	o.expect(fmt.Sprintf("join room %x", b.channel.ID), fmt.Sprintf("leave room %x", a.channel.ID))
+	o.expect(fmt.Sprintf("join room %x", b.channel.Subscriber()), fmt.Sprintf("leave room %x", a.channel.Subscriber()))
 	sub.fanOut(1, 1) // for b alone
 	b.hears(1)
 	b.onLoop(b.leave)
-	o.expect(fmt.Sprintf("leave room %x", b.channel.ID), "unsubscribe room")
+	o.expect(fmt.Sprintf("leave room %x", b.channel.Subscriber()), "unsubscribe room")
 
 	// What the owner sent before it heard that belongs to nobody.
 	sub.fanOut(1, 2)
@@ -152,10 +152,10 @@ func TestJoinWithinTheLingerKeepsTheSubscription(t *testing.T) {
 	a.onLoop(a.leave)
 	sub.fanOut(1, 1) // for nobody, but the position moves
 	w.eventually("the message is here", func() bool { return w.subscription("room").last.Offset == 1 })
-	left := a.channel.ID
+	left := a.channel.Subscriber()
 	a.onLoop(a.join)
 	a.wantOK(1, 1)
-	o.expect(fmt.Sprintf("leave room %x", left), fmt.Sprintf("join room %x", a.channel.ID))
+	o.expect(fmt.Sprintf("leave room %x", left), fmt.Sprintf("join room %x", a.channel.Subscriber()))
 	sub.fanOut(1, 2)
 	a.hears(2)
 	if s := w.r.Stats(); s.Stray != 0 || s.Messages != 1 {
@@ -215,7 +215,7 @@ func TestCanceledJoinIsNeverAnswered(t *testing.T) {
 	sub := o.expect("subscribe room")
 	sub.accept(1, 0)
 	b.wantOK(1, 0)
-	o.expect(fmt.Sprintf("join room %x", b.channel.ID))
+	o.expect(fmt.Sprintf("join room %x", b.channel.Subscriber()))
 
 	c := w.member("hall")
 	c.onLoop(c.join)
@@ -466,7 +466,7 @@ func TestBusyLoopEndsTopics(t *testing.T) {
 	b := w.member("room")
 	b.onLoop(b.join)
 	b.wantOK(1, 0)
-	o.expect(fmt.Sprintf("join room %x", b.channel.ID))
+	o.expect(fmt.Sprintf("join room %x", b.channel.Subscriber()))
 	c, hall := w.joined(o, "hall", 1, 0) // on a's loop, with little to hear
 	do, release := w.hold(0)
 	defer release()

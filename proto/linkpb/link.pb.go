@@ -1368,7 +1368,7 @@ func (x *Unsubscribe) GetTopic() string {
 type Join struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Subscriber    uint64                 `protobuf:"fixed64,2,opt,name=subscriber,proto3" json:"subscriber,omitempty"` // unique within the gateway's instance
+	Subscriber    uint64                 `protobuf:"fixed64,2,opt,name=subscriber,proto3" json:"subscriber,omitempty"` // the client socket, unique within the gateway's instance
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2588,6 +2588,7 @@ type GatewaySubscribers struct {
 	Gateway       string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	Subscribers   []uint64               `protobuf:"fixed64,3,rep,packed,name=subscribers,proto3" json:"subscribers,omitempty"`
+	Instance      uint64                 `protobuf:"fixed64,4,opt,name=instance,proto3" json:"instance,omitempty"` // the gateway's process, as in its Hello
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2641,6 +2642,13 @@ func (x *GatewaySubscribers) GetSubscribers() []uint64 {
 		return x.Subscribers
 	}
 	return nil
+}
+
+func (x *GatewaySubscribers) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
 }
 
 // Wants is what the taking side of a Handover says. Each name in pull is answered by a Gives with its state, in their
@@ -3033,6 +3041,7 @@ type Revoke struct {
 	//	*Revoke_User
 	//	*Revoke_TokenId
 	//	*Revoke_Session
+	//	*Revoke_Unsubscription
 	Target        isRevoke_Target `protobuf_oneof:"target"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3130,6 +3139,15 @@ func (x *Revoke) GetSession() string {
 	return ""
 }
 
+func (x *Revoke) GetUnsubscription() *Unsubscription {
+	if x != nil {
+		if x, ok := x.Target.(*Revoke_Unsubscription); ok {
+			return x.Unsubscription
+		}
+	}
+	return nil
+}
+
 type isRevoke_Target interface {
 	isRevoke_Target()
 }
@@ -3146,11 +3164,78 @@ type Revoke_Session struct {
 	Session string `protobuf:"bytes,7,opt,name=session,proto3,oneof"` // as the gateways name it
 }
 
+type Revoke_Unsubscription struct {
+	Unsubscription *Unsubscription `protobuf:"bytes,8,opt,name=unsubscription,proto3,oneof"` // ends channels, not sessions; tokens count on
+}
+
 func (*Revoke_User) isRevoke_Target() {}
 
 func (*Revoke_TokenId) isRevoke_Target() {}
 
 func (*Revoke_Session) isRevoke_Target() {}
+
+func (*Revoke_Unsubscription) isRevoke_Target() {}
+
+// Unsubscription ends the channels that a user, or a session, has on a topic. One of them is set.
+type Unsubscription struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Session       string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unsubscription) Reset() {
+	*x = Unsubscription{}
+	mi := &file_link_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unsubscription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unsubscription) ProtoMessage() {}
+
+func (x *Unsubscription) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unsubscription.ProtoReflect.Descriptor instead.
+func (*Unsubscription) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Unsubscription) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Unsubscription) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Unsubscription) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
 
 // NameCall is the part of a Publish that concerns an exclusive name. Asking again for the same claim changes nothing.
 type NameCall struct {
@@ -3164,7 +3249,7 @@ type NameCall struct {
 
 func (x *NameCall) Reset() {
 	*x = NameCall{}
-	mi := &file_link_proto_msgTypes[37]
+	mi := &file_link_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3261,7 @@ func (x *NameCall) String() string {
 func (*NameCall) ProtoMessage() {}
 
 func (x *NameCall) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[37]
+	mi := &file_link_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3274,7 @@ func (x *NameCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameCall.ProtoReflect.Descriptor instead.
 func (*NameCall) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{37}
+	return file_link_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NameCall) GetOp() NameOp {
@@ -3226,7 +3311,7 @@ type NameMessage struct {
 
 func (x *NameMessage) Reset() {
 	*x = NameMessage{}
-	mi := &file_link_proto_msgTypes[38]
+	mi := &file_link_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3238,7 +3323,7 @@ func (x *NameMessage) String() string {
 func (*NameMessage) ProtoMessage() {}
 
 func (x *NameMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[38]
+	mi := &file_link_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3251,7 +3336,7 @@ func (x *NameMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameMessage.ProtoReflect.Descriptor instead.
 func (*NameMessage) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{38}
+	return file_link_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NameMessage) GetTopic() string {
@@ -3293,7 +3378,7 @@ type NameLost struct {
 
 func (x *NameLost) Reset() {
 	*x = NameLost{}
-	mi := &file_link_proto_msgTypes[39]
+	mi := &file_link_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3390,7 @@ func (x *NameLost) String() string {
 func (*NameLost) ProtoMessage() {}
 
 func (x *NameLost) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[39]
+	mi := &file_link_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3403,7 @@ func (x *NameLost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameLost.ProtoReflect.Descriptor instead.
 func (*NameLost) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{39}
+	return file_link_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NameLost) GetTopic() string {
@@ -3348,7 +3433,7 @@ type NameHolder struct {
 
 func (x *NameHolder) Reset() {
 	*x = NameHolder{}
-	mi := &file_link_proto_msgTypes[40]
+	mi := &file_link_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3360,7 +3445,7 @@ func (x *NameHolder) String() string {
 func (*NameHolder) ProtoMessage() {}
 
 func (x *NameHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_link_proto_msgTypes[40]
+	mi := &file_link_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3373,7 +3458,7 @@ func (x *NameHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameHolder.ProtoReflect.Descriptor instead.
 func (*NameHolder) Descriptor() ([]byte, []int) {
-	return file_link_proto_rawDescGZIP(), []int{40}
+	return file_link_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NameHolder) GetGateway() string {
@@ -3575,11 +3660,12 @@ const file_link_proto_rawDesc = "" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\x04R\x05count\x12@\n" +
-	"\bgateways\x18\x05 \x03(\v2$.ringcast.link.v1.GatewaySubscribersR\bgateways\"f\n" +
+	"\bgateways\x18\x05 \x03(\v2$.ringcast.link.v1.GatewaySubscribersR\bgateways\"\x82\x01\n" +
 	"\x12GatewaySubscribers\x12\x18\n" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12 \n" +
-	"\vsubscribers\x18\x03 \x03(\x06R\vsubscribers\"\xc8\x01\n" +
+	"\vsubscribers\x18\x03 \x03(\x06R\vsubscribers\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\x06R\binstance\"\xc8\x01\n" +
 	"\x05Wants\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
 	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x1a\n" +
@@ -3608,7 +3694,7 @@ const file_link_proto_rawDesc = "" +
 	"\x04high\x18\x01 \x01(\x06R\x04high\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\x06R\x03low\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\x06R\acontent\x12\x16\n" +
-	"\x06offset\x18\x04 \x01(\x04R\x06offset\"\xb7\x01\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\"\x83\x02\n" +
 	"\x06Revoke\x12\x17\n" +
 	"\aid_high\x18\x01 \x01(\x06R\x06idHigh\x12\x15\n" +
 	"\x06id_low\x18\x02 \x01(\x06R\x05idLow\x12\x0e\n" +
@@ -3616,8 +3702,13 @@ const file_link_proto_rawDesc = "" +
 	"\x05until\x18\x04 \x01(\x03R\x05until\x12\x14\n" +
 	"\x04user\x18\x05 \x01(\tH\x00R\x04user\x12\x1b\n" +
 	"\btoken_id\x18\x06 \x01(\tH\x00R\atokenId\x12\x1a\n" +
-	"\asession\x18\a \x01(\tH\x00R\asessionB\b\n" +
-	"\x06target\"c\n" +
+	"\asession\x18\a \x01(\tH\x00R\asession\x12J\n" +
+	"\x0eunsubscription\x18\b \x01(\v2 .ringcast.link.v1.UnsubscriptionH\x00R\x0eunsubscriptionB\b\n" +
+	"\x06target\"T\n" +
+	"\x0eUnsubscription\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x18\n" +
+	"\asession\x18\x03 \x01(\tR\asession\"c\n" +
 	"\bNameCall\x12(\n" +
 	"\x02op\x18\x01 \x01(\x0e2\x18.ringcast.link.v1.NameOpR\x02op\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x06R\x05claim\x12\x17\n" +
@@ -3677,7 +3768,7 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_link_proto_goTypes = []any{
 	(Code)(0),                  // 0: ringcast.link.v1.Code
 	(NameOp)(0),                // 1: ringcast.link.v1.NameOp
@@ -3718,10 +3809,11 @@ var file_link_proto_goTypes = []any{
 	(*TopicState)(nil),         // 36: ringcast.link.v1.TopicState
 	(*PublishID)(nil),          // 37: ringcast.link.v1.PublishID
 	(*Revoke)(nil),             // 38: ringcast.link.v1.Revoke
-	(*NameCall)(nil),           // 39: ringcast.link.v1.NameCall
-	(*NameMessage)(nil),        // 40: ringcast.link.v1.NameMessage
-	(*NameLost)(nil),           // 41: ringcast.link.v1.NameLost
-	(*NameHolder)(nil),         // 42: ringcast.link.v1.NameHolder
+	(*Unsubscription)(nil),     // 39: ringcast.link.v1.Unsubscription
+	(*NameCall)(nil),           // 40: ringcast.link.v1.NameCall
+	(*NameMessage)(nil),        // 41: ringcast.link.v1.NameMessage
+	(*NameLost)(nil),           // 42: ringcast.link.v1.NameLost
+	(*NameHolder)(nil),         // 43: ringcast.link.v1.NameHolder
 }
 var file_link_proto_depIdxs = []int32{
 	4,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -3753,12 +3845,12 @@ var file_link_proto_depIdxs = []int32{
 	38, // 26: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
 	29, // 27: ringcast.link.v1.DownItem.presence_diff:type_name -> ringcast.link.v1.PresenceDiff
 	31, // 28: ringcast.link.v1.DownItem.listing:type_name -> ringcast.link.v1.Listing
-	40, // 29: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
-	41, // 30: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
+	41, // 29: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
+	42, // 30: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
 	0,  // 31: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
 	12, // 32: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
 	2,  // 33: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	39, // 34: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
+	40, // 34: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
 	0,  // 35: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
 	2,  // 36: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
 	2,  // 37: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
@@ -3779,17 +3871,18 @@ var file_link_proto_depIdxs = []int32{
 	36, // 52: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
 	2,  // 53: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
 	37, // 54: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	42, // 55: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
-	1,  // 56: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
-	3,  // 57: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	33, // 58: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	5,  // 59: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	35, // 60: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	59, // [59:61] is the sub-list for method output_type
-	57, // [57:59] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	43, // 55: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
+	39, // 56: ringcast.link.v1.Revoke.unsubscription:type_name -> ringcast.link.v1.Unsubscription
+	1,  // 57: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
+	3,  // 58: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	33, // 59: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	5,  // 60: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	35, // 61: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	60, // [60:62] is the sub-list for method output_type
+	58, // [58:60] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -3834,6 +3927,7 @@ func file_link_proto_init() {
 		(*Revoke_User)(nil),
 		(*Revoke_TokenId)(nil),
 		(*Revoke_Session)(nil),
+		(*Revoke_Unsubscription)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3841,7 +3935,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

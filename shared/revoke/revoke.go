@@ -106,6 +106,12 @@ func (t *Table) reindexLocked() {
 // Check returns what is wrong with a revocation.
 func Check(r *linkpb.Revoke, now time.Time) error {
 	target := r.GetUser() + r.GetTokenId() + r.GetSession()
+	if u := r.GetUnsubscription(); u != nil {
+		target = u.User + u.Session
+		if u.Topic == "" || len(u.Topic) > MaxTarget || (u.User == "") == (u.Session == "") {
+			return errors.New("unsubscription: want a topic, and a user or a session")
+		}
+	}
 	switch {
 	case target == "" || len(target) > MaxTarget:
 		return fmt.Errorf("revocation of a target of %d bytes: want 1 to %d", len(target), MaxTarget)

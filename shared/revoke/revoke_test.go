@@ -22,6 +22,24 @@ func token(id string, at time.Time) *linkpb.Revoke {
 	return r
 }
 
+func unsubscription(topic, user, session string) *linkpb.Revoke {
+	r := New(noon, time.Hour)
+	r.Target = &linkpb.Revoke_Unsubscription{Unsubscription: &linkpb.Unsubscription{Topic: topic, User: user, Session: session}}
+	return r
+}
+
+// The end of a user's channels is passed on like a revocation, and is none.
+func TestUnsubscriptionsRevokeNothing(t *testing.T) {
+	t.Parallel()
+	var table Table
+	if !table.Add(unsubscription("room:1", "neo", ""), noon) || !table.Add(unsubscription("room:1", "", "1-1"), noon) || table.Len() != 2 {
+		t.Error("news are none")
+	}
+	if table.Revoked("neo", "", 0, noon) || table.Revoked("", "1-1", 0, noon) {
+		t.Error("a token is revoked")
+	}
+}
+
 func TestTable(t *testing.T) {
 	t.Parallel()
 	var table Table
@@ -76,6 +94,8 @@ func TestTableRefusesNonsense(t *testing.T) {
 	backwards.At = backwards.Until + 1
 	for name, r := range map[string]*linkpb.Revoke{
 		"no target": none, "long target": long, "ended": user("neo", noon.Add(-time.Hour)), "far": far, "backwards": backwards,
+		"no topic": unsubscription("", "neo", ""), "nobody": unsubscription("room:1", "", ""), "two": unsubscription("room:1", "neo", "1-1"),
+		"long topic": unsubscription(string(make([]byte, MaxTarget+1)), "neo", ""),
 	} {
 		if table.Add(r, noon) || Check(r, noon) == nil {
 			t.Errorf("%s: added", name)

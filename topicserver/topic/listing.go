@@ -42,7 +42,7 @@ func (t *Topic) listingLocked(limit int) *linkpb.Listing {
 	slices.SortFunc(subs, func(a, b subscription) int { return strings.Compare(a.lane.Gateway, b.lane.Gateway) })
 	for i := range subs {
 		s := &subs[i]
-		g := &linkpb.GatewaySubscribers{Gateway: s.lane.Gateway, Count: uint64(len(s.subscribers))}
+		g := &linkpb.GatewaySubscribers{Gateway: s.lane.Gateway, Instance: s.lane.Instance, Count: uint64(len(s.subscribers))}
 		l.Count += g.Count
 		n := len(s.subscribers)
 		if limit >= 0 {

@@ -51,7 +51,7 @@ type explanation struct {
 
 // subscriber is what became of the message on its way to one subscriber.
 type subscriber struct {
-	Session uint64     `json:"session"`
+	Session string     `json:"session"`
 	Peer    string     `json:"peer"`
 	JoinRef string     `json:"join_ref"`
 	State   string     `json:"state"`
@@ -179,7 +179,7 @@ func printGateway(out io.Writer, page *topicPage) {
 	}
 	fmt.Fprintf(out, "%s: %s\n", page.Gateway, strings.Join(counts, ", "))
 	for _, s := range page.Explain.Subscribers {
-		fmt.Fprintf(out, "  session %d", s.Session)
+		fmt.Fprintf(out, "  session %s", s.Session)
 		if s.Peer != "" {
 			fmt.Fprintf(out, " %s", s.Peer)
 		}

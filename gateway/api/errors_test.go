@@ -1,0 +1,71 @@
+package api
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/ringcast/ringcast/gateway/router"
+	"github.com/ringcast/ringcast/proto/linkpb"
+)
+
+// Every outcome of a publish has an answer: which status and word, whether it is worth trying again, and whether nothing has happened.
+func TestOutcomes(t *testing.T) {
+	for code, want := range map[linkpb.Code]Error{
+		linkpb.Code_NOT_OWNER:       {Status: 503, Code: "unavailable", RetryAfter: 1, Definite: true},
+		linkpb.Code_OVERLOADED:      {Status: 429, Code: "busy", RetryAfter: 1, Definite: true},
+		linkpb.Code_UNAVAILABLE:     {Status: 503, Code: "unavailable", RetryAfter: 1, Definite: true},
+		linkpb.Code_TOO_LARGE:       {Status: 413, Code: "too_large", Definite: true},
+		linkpb.Code_INVALID:         {Status: 400, Code: "bad_request", Definite: true},
+		linkpb.Code_SHUTTING_DOWN:   {Status: 503, Code: "unavailable", RetryAfter: 1, Definite: true},
+		linkpb.Code_INTERNAL:        {Status: 500, Code: "internal", Definite: true},
+		linkpb.Code_UNKNOWN_OUTCOME: {Status: 504, Code: "unknown_outcome", PublishID: "id"},
+		linkpb.Code_ID_REUSED:       {Status: 409, Code: "publish_id_reused", Detail: "the id was used with other content", Definite: true},
+	} {
+		if got := outcomeError(router.Outcome{Code: code}, "id"); got == nil || *got != want {
+			t.Errorf("%v: %+v, want %+v", code, got, want)
+		}
+	}
+	if got := outcomeError(router.Outcome{}, "id"); got != nil {
+		t.Errorf("OK: %+v", got)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	now := time.Now()
+	l := limits{perSecond: 10, byKey: make(map[string]*rate.Limiter)}
+	take := func(name string, retryAfter int) {
+		t.Helper()
+		err := l.take(name, now)
+		if (err == nil) != (retryAfter == 0) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err != nil && err.(*Error).RetryAfter != retryAfter {
+			t.Fatalf("%s: retry after %d, want %d", name, err.(*Error).RetryAfter, retryAfter)
+		}
+	}
+	for range 10 {
+		take("shop", 0)
+	}
+	take("shop", 1)
+	take("other", 0) // has its own
+	now = now.Add(time.Second)
+	take("shop", 0)
+	l.owe("shop", 34, now) // goes through whole, and what follows waits for it
+	take("shop", 3)
+	now = now.Add(2 * time.Second)
+	take("shop", 1)
+	now = now.Add(time.Second)
+	take("shop", 0)
+	if n := l.refused.Load(); n != 3 {
+		t.Errorf("%d refused, want 3", n)
+	}
+	none := limits{}
+	for range 100 {
+		if err := none.take("shop", now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	none.owe("shop", 1000, now)
+}
