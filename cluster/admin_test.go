@@ -25,7 +25,7 @@ func TestW29_StatusAndRingReady(t *testing.T) {
 	neo := dial(t, "neo", gw.webSocketURL())
 	neo.join(s.topicOf("ts-a", 0))
 	nodes := []string{a.admin, b.admin, gw.admin}
-	if got := cli(t, 0, append([]string{"ring", "ready"}, nodes...)...); got != "TRUE all nodes agree on ring v1 [ts-a, ts-b]\n" {
+	if got := cli(t, 0, append([]string{"ring", "ready"}, nodes...)...); got != "TRUE All nodes agree on the ring [ts-a, ts-b] v1\n" {
 		t.Error(got)
 	}
 	var table string
@@ -63,7 +63,7 @@ func TestW29_StatusAndRingReady(t *testing.T) {
 	if got := cli(t, 1, append([]string{"status"}, nodes...)...); !strings.Contains(got, "Node is not running!") {
 		t.Error(got)
 	}
-	if got := cli(t, 1, append([]string{"ring", "ready"}, nodes...)...); !strings.HasPrefix(got, "FALSE "+b.admin) || !strings.HasSuffix(got, "down. All nodes need to be up to check.\n") {
+	if got := cli(t, 1, append([]string{"ring", "ready"}, nodes...)...); !strings.HasPrefix(got, "FALSE ["+b.admin) || !strings.HasSuffix(got, "down.  All nodes need to be up to check.\n") {
 		t.Error(got)
 	}
 }

@@ -66,13 +66,13 @@ func TestRingEdit_NothingIsLostWhilePublishing(t *testing.T) {
 	s.edit(func(path string) (*ring.Ring, error) { return ring.Remove(path, "ts-a", false) }, b.admin, c.admin, gw1.admin, gw2.admin)
 	more()
 	check := spawn(t, "ringcast", nil, "ring", "ready", b.admin, c.admin, gw1.admin, gw2.admin, a.admin)
-	check.prints("TRUE all nodes agree on ring v3 [ts-b, ts-c]")
+	check.prints("TRUE All nodes agree on the ring [ts-b, ts-c] v3")
 	check.exits(0)
 	a.signal(syscall.SIGTERM)
 	a.exits(0)
 	more()
 	check = spawn(t, "ringcast", nil, "ring", "ready", b.admin, a.admin)
-	check.prints("FALSE " + a.admin)
+	check.prints("FALSE [" + a.admin)
 	check.exits(1)
 
 	// Or else nothing was tested.

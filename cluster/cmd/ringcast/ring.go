@@ -66,6 +66,9 @@ func runRingRemove(_ context.Context, out io.Writer, args []string) error {
 		return err
 	}
 	return editRing(out, fs.Arg(0), func(path string) (*ring.Ring, error) {
+		if rg, err := ring.Load(path); err == nil && len(rg.Servers()) == 1 && rg.Servers()[0].ID == fs.Arg(1) {
+			return nil, fmt.Errorf("ring file %s: Leave failed, this node is the only member.", path) //nolint:staticcheck // WEST's words
+		}
 		return ring.Remove(path, fs.Arg(1), *force)
 	})
 }

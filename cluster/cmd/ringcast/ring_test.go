@@ -10,17 +10,24 @@ import (
 	"testing"
 )
 
-func TestRingCommands(t *testing.T) {
+func TestW29_RingAddAndRemove(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ring.yaml")
 	if err := os.WriteFile(path, []byte("version: 1\nservers:\n- id: a\n  addr: a:1\n# end\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	other := filepath.Join(t.TempDir(), "other.yaml")
+	if err := os.WriteFile(other, []byte("version: 1\nservers:\n- id: a\n  addr: a:1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := strings.NewReplacer("FILE", path, "OTHER", other)
+	names := strings.NewReplacer(path, "FILE", other, "OTHER")
 	for _, c := range []struct{ args, out, problem string }{
 		{args: "add FILE b b:1 -weight 3", out: "ok: ring v2, 2 servers, moves 75 % of topics\n"},
 		{args: "add --weight=2 FILE -- -c c:1", out: "ok: ring v3, 3 servers, moves 34 % of topics\n"},
 		{args: "add FILE b x:1", problem: `ring file FILE: server id "b" is taken: the server on line 5 has it`},
 		{args: "remove FILE -force -- -c", out: "ok: ring v4, 2 servers, moves 34 % of topics\n"},
 		{args: "remove FILE z", problem: `ring file FILE: no server has the id "z": there are a, b`},
+		{args: "remove OTHER a", problem: `ring file OTHER: Leave failed, this node is the only member.`},
 		{args: "add FILE c", problem: "usage: ringcast ring add FILE ID ADDR [-weight N]"},
 		{args: "add FILE c c:1 -weight", problem: "usage: flag needs an argument: -weight"},
 		{args: "add FILE c c:1 -weight 0", problem: "usage: weight 0 is not from 1 to 10"},
@@ -29,11 +36,11 @@ func TestRingCommands(t *testing.T) {
 		{args: "owner FILE topics:1", out: "topics:1\ta\ta:1\n"},
 	} {
 		var out bytes.Buffer
-		args := strings.Fields("ring " + strings.ReplaceAll(c.args, "FILE", path))
+		args := strings.Fields("ring " + files.Replace(c.args))
 		err := run(t.Context(), &out, args)
 		problem := ""
 		if err != nil {
-			problem = strings.ReplaceAll(err.Error(), path, "FILE")
+			problem = names.Replace(err.Error())
 		}
 		if problem != c.problem || c.problem == "" && out.String() != c.out {
 			t.Errorf("ring %s: %q, error %q; want %q, %q", c.args, out.String(), problem, c.out, c.problem)

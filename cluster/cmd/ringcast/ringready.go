@@ -44,22 +44,26 @@ func ringStatus(ctx context.Context, url string, timeout time.Duration) (status 
 	return status, getJSON(ctx, url, "/ring", timeout, &status)
 }
 
-// judgeRings says whether all nodes use one ring and no topic is on its way any more.
+// judgeRings says whether all nodes use one ring and no topic is on its way any more, in the words of WEST's ringready and
+// what there is to add to them.
 func judgeRings(nodes []ring.Status, down []string) (verdict string, ok bool) {
-	if len(down) > 0 {
-		return fmt.Sprintf("FALSE %s down. All nodes need to be up to check.", strings.Join(down, ", ")), false
+	switch {
+	case len(nodes) == 0 && len(down) == 1:
+		return "Node is not running! " + down[0], false
+	case len(down) > 0:
+		return fmt.Sprintf("FALSE [%s] down.  All nodes need to be up to check.", strings.Join(down, ", ")), false
 	}
 	first := nodes[0]
 	for _, n := range nodes[1:] {
 		if n.Version != first.Version || n.Content != first.Content {
-			return fmt.Sprintf("FALSE node %s has ring v%d (%s) and node %s has ring v%d (%s)",
-				first.ID, first.Version, first.Content, n.ID, n.Version, n.Content), false
+			return fmt.Sprintf("FALSE Node %s and %s list different partition owners: ring v%d (%s) and ring v%d (%s)",
+				first.ID, n.ID, first.Version, first.Content, n.Version, n.Content), false
 		}
 	}
 	for _, n := range nodes {
 		if n.Pending > 0 {
-			return fmt.Sprintf("FALSE node %s has %d topics that ring v%d gives to others", n.ID, n.Pending, n.Version), false
+			return fmt.Sprintf("FALSE Node %s has %d topics that ring v%d gives to others", n.ID, n.Pending, n.Version), false
 		}
 	}
-	return fmt.Sprintf("TRUE all nodes agree on ring v%d [%s]", first.Version, strings.Join(first.Servers, ", ")), true
+	return fmt.Sprintf("TRUE All nodes agree on the ring [%s] v%d", strings.Join(first.Servers, ", "), first.Version), true
 }

@@ -6,7 +6,8 @@ import (
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
-func TestJudgeRings(t *testing.T) {
+// The words are those of WEST's ringready, for the programs that look for them.
+func TestW29_RingReady(t *testing.T) {
 	node := func(id string, version uint64, content string, pending int) ring.Status {
 		return ring.Status{ID: id, Version: version, Content: content, Servers: []string{"ts-a", "ts-b"}, Pending: pending}
 	}
@@ -17,16 +18,18 @@ func TestJudgeRings(t *testing.T) {
 		want  string
 		ok    bool
 	}{
-		{"agreed", []ring.Status{node("a", 2, "x", 0), node("b", 2, "x", 0)}, nil, "TRUE all nodes agree on ring v2 [ts-a, ts-b]", true},
-		{"one node", []ring.Status{node("a", 2, "x", 0)}, nil, "TRUE all nodes agree on ring v2 [ts-a, ts-b]", true},
+		{"agreed", []ring.Status{node("a", 2, "x", 0), node("b", 2, "x", 0)}, nil, "TRUE All nodes agree on the ring [ts-a, ts-b] v2", true},
+		{"one node", []ring.Status{node("a", 2, "x", 0)}, nil, "TRUE All nodes agree on the ring [ts-a, ts-b] v2", true},
 		{"versions", []ring.Status{node("a", 2, "x", 0), node("b", 3, "y", 0)}, nil,
-			"FALSE node a has ring v2 (x) and node b has ring v3 (y)", false},
+			"FALSE Node a and b list different partition owners: ring v2 (x) and ring v3 (y)", false},
 		{"content", []ring.Status{node("a", 2, "x", 0), node("b", 2, "y", 0)}, nil,
-			"FALSE node a has ring v2 (x) and node b has ring v2 (y)", false},
+			"FALSE Node a and b list different partition owners: ring v2 (x) and ring v2 (y)", false},
 		{"on the way", []ring.Status{node("a", 2, "x", 0), node("b", 2, "x", 3)}, nil,
-			"FALSE node b has 3 topics that ring v2 gives to others", false},
+			"FALSE Node b has 3 topics that ring v2 gives to others", false},
 		{"down", []ring.Status{node("a", 2, "x", 0)}, []string{"h:1 (refused)"},
-			"FALSE h:1 (refused) down. All nodes need to be up to check.", false},
+			"FALSE [h:1 (refused)] down.  All nodes need to be up to check.", false},
+		{"all down", nil, []string{"h:1 (refused)", "h:2 (refused)"}, "FALSE [h:1 (refused), h:2 (refused)] down.  All nodes need to be up to check.", false},
+		{"the one asked is down", nil, []string{"h:1 (refused)"}, "Node is not running! h:1 (refused)", false},
 	} {
 		if verdict, ok := judgeRings(tt.nodes, tt.down); verdict != tt.want || ok != tt.ok {
 			t.Errorf("%s: %q, %t; want %q, %t", tt.name, verdict, ok, tt.want, tt.ok)
