@@ -40,6 +40,7 @@ type Config struct {
 	AMQPPrefetch   int           `env:"AMQP_PREFETCH" envDefault:"256" help:"messages of the queue that are under way at once"`
 	AMQPDeclare    bool          `env:"AMQP_DECLARE" envDefault:"true" help:"make the queue, and a dead-letter exchange and queue for what cannot be published; false: take the queue that is there"`
 	IdleTimeout    time.Duration `env:"IDLE_TIMEOUT" envDefault:"60s" help:"close a client socket that sends nothing for so long"`
+	MessageTimeout time.Duration `env:"MESSAGE_TIMEOUT" envDefault:"30s" help:"from the first byte of a client's message to its last; then the socket is closed"`
 	JoinTimeout    time.Duration `env:"JOIN_TIMEOUT" envDefault:"5s" help:"how long a join waits for the topic's owner"`
 	PublishTimeout time.Duration `env:"PUBLISH_TIMEOUT" envDefault:"5s" help:"how long a publish waits for the topic's owner, over link losses and ring changes"`
 	Heartbeat      time.Duration `env:"HEARTBEAT" envDefault:"1s" help:"between pings to topic servers; three without an answer end a link"`
@@ -113,7 +114,7 @@ func (c *Config) Validate() error {
 		name  string
 		value time.Duration
 	}{
-		{"IDLE_TIMEOUT", c.IdleTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"PUBLISH_TIMEOUT", c.PublishTimeout}, {"HEARTBEAT", c.Heartbeat}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
+		{"IDLE_TIMEOUT", c.IdleTimeout}, {"MESSAGE_TIMEOUT", c.MessageTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"PUBLISH_TIMEOUT", c.PublishTimeout}, {"HEARTBEAT", c.Heartbeat}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
 	} {
 		if d.value < 10*time.Millisecond {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))

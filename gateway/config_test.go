@@ -28,7 +28,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		Addr:   "abc", Topics: "*", AllowedOrigins: []string{"app.example", "https://ok.example", "https://x.example/path"},
 		MaxConnections: -1, MaxMessage: 1 << 21, MaxQueue: 1, MaxChannels: 0, Loops: 65, Lanes: 0,
 		LongpollWindow: time.Hour, LongpollSecret: "short secret", Advertise: ":4000",
-		IdleTimeout: 0, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: time.Millisecond, Drain: -1, Linger: time.Millisecond, StopTimeout: time.Microsecond,
+		IdleTimeout: 0, MessageTimeout: -1, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: time.Millisecond, Drain: -1, Linger: time.Millisecond, StopTimeout: time.Microsecond,
 	}
 	err := cfg.Validate()
 	if err == nil {
@@ -42,7 +42,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		`LONGPOLL_WINDOW="1h0m0s": want 10ms to 1m0s`,
 		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
 		`MAX_CHANNELS="0"`, `AMQP_PREFETCH="0": must be 1 to 10000`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
-		`IDLE_TIMEOUT="0s": must be at least 10ms`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
+		`IDLE_TIMEOUT="0s": must be at least 10ms`, `MESSAGE_TIMEOUT="-1ns"`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
 		`STOP_TIMEOUT="1µs"`, `DRAIN="-1ns": must be 0s to 1h`,
 	}
 	for i, part := range want {

@@ -263,6 +263,9 @@ func (c *Conn) expire(now time.Duration) {
 		c.die(ErrWriteTimeout, EndWriteTimeout)
 	case c.state == stateOpen && idle > 0 && now-c.last >= idle:
 		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"}, EndIdle)
+	case c.state == stateOpen && c.torn != nil && now-c.torn.begun >= cfg.MessageTimeout:
+		// Bytes that trickle in, and pings between fragments, put off the idle timeout but not this.
+		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "message not complete in time"}, EndMessageTimeout)
 	case c.pings && !c.pinged && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout/2:
 		c.Ping()
 	}

@@ -1,10 +1,12 @@
 package socket
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -203,6 +205,15 @@ func TestIdleTimeout(t *testing.T) {
 // The exact times, on a clock of our own.
 func TestExpire(t *testing.T) {
 	const second = time.Second
+	fragment := clientFrame(0x01, "a")
+	from3s := func(pieces ...[]byte) func(*Conn) { // one a second
+		return func(c *Conn) {
+			for i, piece := range pieces {
+				c.loop.now = time.Duration(3+i) * second
+				c.received(bytes.Clone(piece))
+			}
+		}
+	}
 	tests := []struct {
 		name    string
 		idle    time.Duration // of the configuration
@@ -214,6 +225,13 @@ func TestExpire(t *testing.T) {
 		{"idle, before", 60 * second, func(c *Conn) { c.last = 10 * second }, 70*second - 1, stateOpen, 0},
 		{"idle, after", 60 * second, func(c *Conn) { c.last = 10 * second }, 70 * second, stateClosing, EndIdle},
 		{"no idle timeout", -1, func(c *Conn) {}, 1000 * second, stateOpen, 0},
+		{"message, before", -1, from3s(fragment), 33*second - 1, stateOpen, 0},
+		{"message, after", -1, from3s(fragment), 33 * second, stateClosing, EndMessageTimeout},
+		{"message with pings, after", -1, from3s(fragment, clientFrame(0x89, ""), fragment[:3]), 33 * second, stateClosing, EndMessageTimeout},
+		{"message, complete", -1, from3s(fragment, clientFrame(0x80, "b")), 100 * second, stateOpen, 0},
+		{"frame, after", -1, from3s([]byte("\x81")), 33 * second, stateClosing, EndMessageTimeout},
+		{"next frame, before", -1, from3s(text("a")[:3], text("a")[3:], text("b")[:2]), 34*second - 1, stateOpen, 0},
+		{"next frame, after", -1, from3s(text("a")[:3], text("a")[3:], text("b")[:2]), 35 * second, stateClosing, EndMessageTimeout},
 		{"full, before", -1, func(c *Conn) { c.armed, c.full = true, 5*second }, 15*second - 1, stateOpen, 0},
 		{"full, after", -1, func(c *Conn) { c.armed, c.full = true, 5*second }, 15 * second, stateDead, EndWriteTimeout},
 		{"closing, before", -1, func(c *Conn) { c.loop.now = 7 * second; c.Close(1000, "") }, 12*second - 1, stateClosing, EndLocal},
@@ -231,6 +249,94 @@ func TestExpire(t *testing.T) {
 				t.Fatalf("state %d, end %v; want %d, %v", c.state, c.end, test.want, test.end)
 			}
 		})
+	}
+}
+
+// Slow peers keep no connection: whatever they let trickle in, a message ends in its time or the connection does.
+func TestSlowloris(t *testing.T) {
+	drip := func(b []byte) [][]byte { // byte by byte
+		var pieces [][]byte
+		for i := range b {
+			pieces = append(pieces, b[i:i+1])
+		}
+		return pieces
+	}
+	long := binMsg(strings.Repeat("x", 60000))
+	empty, ping := clientFrame(0x00, ""), clientFrame(0x89, "")
+	tests := []struct {
+		name  string
+		first []byte
+		then  [][]byte // in turns, until the connection is closed
+	}{
+		{"half a header, then nothing", long[:1], nil},
+		{"header", nil, drip(long[:8])},
+		{"payload", long[:8], drip(long[8:1000])},
+		{"a ping that does not end", ping[:3], nil},
+		{"empty fragments", clientFrame(0x01, ""), [][]byte{empty}},
+		{"pings between fragments", clientFrame(0x01, "a"), [][]byte{ping, empty, clientFrame(0x8a, "")}},
+	}
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				ls := start(t, Config{Loops: 1, MessageTimeout: 150 * time.Millisecond})
+				h := newProbe(echo)
+				p, _ := connect(t, ls, server, h)
+				p.write(test.first)
+				stop := make(chan struct{})
+				var dripping sync.WaitGroup
+				dripping.Go(func() {
+					pace := time.NewTicker(20 * time.Millisecond)
+					defer pace.Stop()
+					for i := 0; len(test.then) > 0; i++ {
+						select {
+						case <-stop:
+							return
+						case <-pace.C:
+						}
+						if _, err := p.nc.Write(test.then[i%len(test.then)]); err != nil {
+							return
+						}
+					}
+				})
+				op, payload := p.read()
+				for op == opPong {
+					op, payload = p.read()
+				}
+				close(stop)
+				dripping.Wait()
+				if want := string(closePayload(CloseIdleTimeout, "message not complete in time")); op != opClose || payload != want {
+					t.Fatalf("got frame %d %q, want close %q", op, payload, want)
+				}
+				p.nc.Close()
+				h.wantClose(t, CloseError{Code: CloseIdleTimeout, Reason: "message not complete in time"})
+				eventually(t, "counted", func() bool { return ls.Stats().Ended[EndMessageTimeout] == 1 })
+			})
+		}
+	})
+}
+
+// Each message has its own time: one that is cut into many pieces goes on for longer than that.
+func TestCutMessagesAreNoSlowloris(t *testing.T) {
+	ls := start(t, Config{Loops: 1, MessageTimeout: 2 * time.Second})
+	p, c := connect(t, ls, transports[0].server, newProbe(echo))
+	var begun []time.Duration
+	for range 3 {
+		m := text("hello")
+		p.write(m[:4])
+		eventually(t, "torn", func() (torn bool) {
+			onLoop(t, c.Loop(), func() {
+				if torn = c.torn != nil; torn {
+					begun = append(begun, c.torn.begun)
+				}
+			})
+			return torn
+		})
+		p.write(m[4:])
+		p.want(OpText, "hello")
+	}
+	if !(begun[0] < begun[1] && begun[1] < begun[2]) {
+		t.Errorf("messages begun at %v", begun)
 	}
 }
 

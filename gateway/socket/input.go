@@ -2,6 +2,7 @@ package socket
 
 import (
 	"fmt"
+	"time"
 	"unicode/utf8"
 )
 
@@ -12,6 +13,7 @@ type torn struct {
 	message   []byte // payload of the fragments so far, unmasked
 	op        Opcode // of the fragmented message; opContinuation if there is none
 	fragments int
+	begun     time.Duration // when the first byte of the frame or message came, on the loop's clock
 }
 
 func (c *Conn) ensureTorn() *torn {
@@ -25,6 +27,7 @@ func (c *Conn) ensureTorn() *torn {
 	} else {
 		c.torn = new(torn)
 	}
+	c.torn.begun = l.now
 	return c.torn
 }
 

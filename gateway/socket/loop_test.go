@@ -12,14 +12,14 @@ import (
 func TestConfig(t *testing.T) {
 	cfg, err := Config{}.withDefaults()
 	if err != nil || cfg.Loops < 1 || cfg.MaxMessageBytes != 64<<10 || cfg.MaxQueueBytes != 1<<20 ||
-		cfg.IdleTimeout != 60*time.Second || cfg.WriteTimeout != 10*time.Second || cfg.CloseTimeout != 5*time.Second {
+		cfg.IdleTimeout != 60*time.Second || cfg.MessageTimeout != 30*time.Second || cfg.WriteTimeout != 10*time.Second || cfg.CloseTimeout != 5*time.Second {
 		t.Fatalf("defaults %+v, %v", cfg, err)
 	}
 	if cfg.tick() != time.Second {
 		t.Fatalf("tick %v", cfg.tick())
 	}
-	_, err = New(Config{Loops: -1, MaxMessageBytes: -2, MaxQueueBytes: -3, WriteTimeout: -4, CloseTimeout: -5})
-	for _, name := range []string{"Loops = -1", "MaxMessageBytes = -2", "MaxQueueBytes = -3", "WriteTimeout = -4ns", "CloseTimeout = -5ns"} {
+	_, err = New(Config{Loops: -1, MaxMessageBytes: -2, MaxQueueBytes: -3, WriteTimeout: -4, CloseTimeout: -5, MessageTimeout: -6})
+	for _, name := range []string{"Loops = -1", "MaxMessageBytes = -2", "MaxQueueBytes = -3", "WriteTimeout = -4ns", "CloseTimeout = -5ns", "MessageTimeout = -6ns"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("New does not complain of %s: %v", name, err)
 		}

@@ -76,6 +76,7 @@ type Config struct {
 	MaxMessageBytes int           // an inbound message, reassembled; default 64 KiB; over it: close 1009
 	MaxQueueBytes   int           // outbound bytes the kernel has not taken; default 1 MiB; over it: close 4008
 	IdleTimeout     time.Duration // since bytes were last received; default 60 s, negative = none; then close 4408
+	MessageTimeout  time.Duration // from the first byte of a message, or of a control frame, to its last; default 30 s; then close 4408
 	WriteTimeout    time.Duration // a full socket that takes no byte; default 10 s; then the connection is dropped
 	CloseTimeout    time.Duration // from sending the close frame to the end; default 5 s
 	Log             *zap.Logger   // default none
@@ -100,6 +101,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	number("Loops", &cfg.Loops, runtime.GOMAXPROCS(0))
 	number("MaxMessageBytes", &cfg.MaxMessageBytes, 64<<10)
 	number("MaxQueueBytes", &cfg.MaxQueueBytes, 1<<20)
+	duration("MessageTimeout", &cfg.MessageTimeout, 30*time.Second)
 	duration("WriteTimeout", &cfg.WriteTimeout, 10*time.Second)
 	duration("CloseTimeout", &cfg.CloseTimeout, 5*time.Second)
 	if cfg.IdleTimeout == 0 {
@@ -114,7 +116,7 @@ func (cfg Config) withDefaults() (Config, error) {
 // tick is how often deadlines are looked at: each second, or four times in
 // the shortest timeout if that is less.
 func (cfg *Config) tick() time.Duration {
-	shortest := min(cfg.WriteTimeout, cfg.CloseTimeout)
+	shortest := min(cfg.MessageTimeout, cfg.WriteTimeout, cfg.CloseTimeout)
 	if cfg.IdleTimeout > 0 {
 		shortest = min(shortest, cfg.IdleTimeout)
 	}

@@ -5,22 +5,23 @@ type End uint8
 
 // The ways a connection ends.
 const (
-	EndPeer         End = iota // the peer sent a close frame first
-	EndLocal                   // Conn.Close
-	EndDrain                   // Loops.CloseAll, CloseSome
-	EndProtocol                // the peer broke RFC 6455: close 1002 or 1007
-	EndTooBig                  // message over a limit: close 1009
-	EndSlow                    // queue over its bound: close 4008
-	EndIdle                    // nothing received: close 4408
-	EndPanic                   // its handler panicked: close 1011
-	EndWriteTimeout            // full socket took nothing
-	EndError                   // read or write error, or EOF without a close frame
-	EndStopped                 // Loops.Close
-	NumEnds         = iota
+	EndPeer           End = iota // the peer sent a close frame first
+	EndLocal                     // Conn.Close
+	EndDrain                     // Loops.CloseAll, CloseSome
+	EndProtocol                  // the peer broke RFC 6455: close 1002 or 1007
+	EndTooBig                    // message over a limit: close 1009
+	EndSlow                      // queue over its bound: close 4008
+	EndIdle                      // nothing received: close 4408
+	EndMessageTimeout            // a message was begun and not ended: close 4408
+	EndPanic                     // its handler panicked: close 1011
+	EndWriteTimeout              // full socket took nothing
+	EndError                     // read or write error, or EOF without a close frame
+	EndStopped                   // Loops.Close
+	NumEnds           = iota
 )
 
 var endNames = [NumEnds]string{
-	"peer", "local", "drain", "protocol", "too_big", "slow", "idle", "panic", "write_timeout", "error", "stopped",
+	"peer", "local", "drain", "protocol", "too_big", "slow", "idle", "message_timeout", "panic", "write_timeout", "error", "stopped",
 }
 
 // String gives a short name, fit for a metric label.
