@@ -68,6 +68,7 @@ type Gateway struct {
 	ringFailed atomic.Bool // the ring file is of no use
 	accepts    acceptor    // has a listener once Serve is called
 	reload     <-chan os.Signal
+	panics     atomic.Uint64 // of HTTP handlers
 }
 
 // New returns a gateway that routes by the ring. The configuration is one that Validate accepts, but for the ring file,

@@ -45,7 +45,7 @@ func defaults() Config {
 }
 
 // nobody is a ring whose server is not there.
-func nobody(t *testing.T) *ring.Ring {
+func nobody(t testing.TB) *ring.Ring {
 	t.Helper()
 	rg, err := ring.New(1, []ring.Server{{ID: "ts", Addr: "127.0.0.1:1"}})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
+	recovery "github.com/gofiber/fiber/v2/middleware/recover"
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway/api"
@@ -29,7 +30,7 @@ func (g *Gateway) newApp() *fiber.App {
 		ErrorHandler:          g.httpError,
 	})
 	app.Server().HeaderReceived = g.headerReceived
-	app.Use(checkFraming)
+	app.Use(recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming)
 	app.Server().Logger = strangerLog{g.log}
 	app.Server().SecureErrorLogMessage = true // else it logs the headers that it does not understand, with their tokens
 	upgrade := websocket.New(g.adopt, websocket.Config{
@@ -299,9 +300,17 @@ func (g *Gateway) begin(open opener, id *auth.Identity, refusal *auth.Error) fun
 	}
 }
 
+// handlerPanicked notes that the handler of a request has panicked; the request ends as one that failed. The HTTP server
+// itself would let the process die of it.
+func (g *Gateway) handlerPanicked(c *fiber.Ctx, p any) {
+	g.panics.Add(1)
+	g.log.Error("HTTP handler panicked", zap.String("path", c.Path()), zap.Any("panic", p), zap.Stack("stack"))
+}
+
 // recoverHandshake stands in for the library's, which sends the panic's text to the client.
 func (g *Gateway) recoverHandshake(*websocket.Conn) {
 	if p := recover(); p != nil {
+		g.panics.Add(1)
 		g.log.Error("handshake panicked", zap.Any("panic", p), zap.Stack("stack"))
 	}
 }

@@ -72,7 +72,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("bytes_in_total", "Bytes received from clients.", func() float64 { return float64(g.loops.Stats().BytesIn) })
 	counter("bytes_out_total", "Bytes written to clients.", func() float64 { return float64(g.loops.Stats().BytesOut) })
 	counter("writes_total", "Write calls on client sockets.", func() float64 { return float64(g.loops.Stats().Writes) })
-	counter("panics_total", "Panics of session code; each closed one socket.", func() float64 { return float64(g.loops.Stats().Panics) })
+	counter("panics_total", "Panics; each closed one socket or failed one request.", func() float64 { return float64(g.loops.Stats().Panics + g.panics.Load()) })
 	counter("publishes_total", "Publishes sent to owners.", func() float64 { return float64(g.router.Stats().Publishes) })
 	counter("messages_total", "Messages received for topics with subscribers here.",
 		func() float64 { return float64(g.router.Stats().Messages) })

@@ -222,20 +222,20 @@ func (o *owner) present(topic string) int {
 
 // house is a router with its sessions, on one loop, in front of an owner.
 type house struct {
-	t        *testing.T
+	t        testing.TB
 	owner    *owner
 	loops    *socket.Loops
 	router   *router.Router
 	sessions *Sessions
 }
 
-func newHouse(t *testing.T, topics string, maxChannels int) *house {
+func newHouse(t testing.TB, topics string, maxChannels int) *house {
 	t.Helper()
 	return newHouseWith(t, topics, Config{MaxChannels: maxChannels})
 }
 
 // newHouseWith is newHouse with more of a configuration.
-func newHouseWith(t *testing.T, topics string, cfg Config) *house {
+func newHouseWith(t testing.TB, topics string, cfg Config) *house {
 	t.Helper()
 	served, err := ParseTopics(topics)
 	if err != nil {
@@ -284,32 +284,32 @@ func (h *house) eventually(what string, cond func() bool) {
 
 // client speaks frames over a plain socket.
 type client struct {
-	t    *testing.T
+	t    testing.TB
 	nc   net.Conn
 	br   *bufio.Reader
 	text bool // every frame is text
 }
 
-func (h *house) connect(t *testing.T, k codec.Kind) *client {
+func (h *house) connect(t testing.TB, k codec.Kind) *client {
 	t.Helper()
 	return h.connectAs(t, k, nil)
 }
 
 // connectAs is connect with the identity of a handshake.
-func (h *house) connectAs(t *testing.T, k codec.Kind, id *auth.Identity) *client {
+func (h *house) connectAs(t testing.TB, k codec.Kind, id *auth.Identity) *client {
 	t.Helper()
 	return h.connectTo(t, func(c *socket.Conn) socket.Handler { return h.sessions.Open(c, k, id) })
 }
 
 // connectWest connects a WEST client, which is greeted.
-func (h *house) connectWest(t *testing.T, k codec.Kind, opts WestOptions) *client {
+func (h *house) connectWest(t testing.TB, k codec.Kind, opts WestOptions) *client {
 	t.Helper()
 	c := h.connectTo(t, func(c *socket.Conn) socket.Handler { return h.sessions.OpenWest(c, k, opts, nil) })
 	c.text = true
 	return c
 }
 
-func (h *house) connectTo(t *testing.T, open func(*socket.Conn) socket.Handler) *client {
+func (h *house) connectTo(t testing.TB, open func(*socket.Conn) socket.Handler) *client {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -397,7 +397,7 @@ func (c *client) expect(frames ...string) {
 //	relinked       the link is live again
 //
 // After the last line the client hears nothing more, which a heartbeat shows.
-func (h *house) play(t *testing.T, k codec.Kind, script string) {
+func (h *house) play(t testing.TB, k codec.Kind, script string) {
 	t.Helper()
 	var c *client
 	switch k {

@@ -1,0 +1,118 @@
+package gateway
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/ringcast/ringcast/shared/daemon"
+)
+
+// A panic in a handler fails its request, without its text, and nothing else.
+func TestRow22_APanicInAnHTTPHandlerIs500(t *testing.T) {
+	g := idle(t)
+	g.app.Get("/panic", func(*fiber.Ctx) error { panic("secret") })
+	g.app.Get("/api/panic", func(*fiber.Ctx) error { panic(io.ErrUnexpectedEOF) })
+	for path, want := range map[string]string{
+		"/panic":     "internal error\n",
+		"/api/panic": `{"error":"internal","detail":"a bug; the gateway's log has the rest"}` + "\n",
+	} {
+		answer := g.exchange("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n" + "GET /api/cluster HTTP/1.1\r\nHost: x\r\n\r\n")
+		if !strings.HasPrefix(answer, "HTTP/1.1 500 ") || !strings.Contains(answer, want) || strings.Contains(answer, "secret") {
+			t.Errorf("%s: %s", path, answer)
+		}
+		if !strings.Contains(answer, "HTTP/1.1 200 ") {
+			t.Errorf("%s: the next request gets nothing: %s", path, answer)
+		}
+	}
+	if n := g.panics.Load(); n != 2 {
+		t.Errorf("%d panics counted", n)
+	}
+}
+
+// unserved is a gateway that is asked without a network: its links do not run, and nobody waits for them.
+type unserved struct{ *Gateway }
+
+func idle(t testing.TB) unserved {
+	t.Helper()
+	cfg := defaults()
+	cfg.LongpollWindow, cfg.PublishTimeout, cfg.JoinTimeout = 10*time.Millisecond, 10*time.Millisecond, 10*time.Millisecond
+	g, err := New(cfg, nobody(t), daemon.New(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.loops.Close)
+	return unserved{g}
+}
+
+// exchange returns all that the gateway says to a client that says this and goes.
+func (g unserved) exchange(request string) string {
+	c := &oneWay{in: strings.NewReader(request)}
+	g.app.Handler() // makes it ready to serve
+	_ = g.app.Server().ServeConn(c)
+	return c.out.String()
+}
+
+// oneWay is a connection whose peer has said all it has to say, and hears everything.
+type oneWay struct {
+	in  *strings.Reader
+	out bytes.Buffer
+}
+
+func (c *oneWay) Read(b []byte) (int, error)       { return c.in.Read(b) }
+func (c *oneWay) Write(b []byte) (int, error)      { return c.out.Write(b) }
+func (c *oneWay) Close() error                     { return nil }
+func (c *oneWay) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4000} }
+func (c *oneWay) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5} }
+func (c *oneWay) SetDeadline(time.Time) error      { return nil }
+func (c *oneWay) SetReadDeadline(time.Time) error  { return nil }
+func (c *oneWay) SetWriteDeadline(time.Time) error { return nil }
+
+// FuzzRequest: whatever comes to the port for clients, as handshake, request of the API or nonsense, is answered with a
+// status that the gateway means, and no handler panics.
+func FuzzRequest(f *testing.F) {
+	for _, seed := range []string{
+		handshake(target), handshake(target, "Upgrade: h2c"), handshake(target, "Upgrade: ,,"), handshake(target, "Connection: ,upgrade,,"),
+		handshake(target, "Sec-WebSocket-Key: ====") + "\x81\x80", handshake(target) + text(heartbeat) + "\x88\x80\x00\x00\x00\x00",
+		handshake("/websocket/json/u1?timeout=1"), handshake("/ws?channel=a&publish=1"), handshake("/realtime/v1/websocket?vsn=2.0.0"),
+		handshake("/socket/websocket?vsn=%zz&token=%00"), handshake(target, "Origin: null", "Sec-WebSocket-Protocol: ,phoenix"),
+		post(publishPath, goodPublish), post("/api/publish", `{"messages":[{"topic":"a:b","event":"e"}]}`, "Idempotency-Key: x"),
+		post("/api/broadcast", `{"topics":["a:b"],"event":"e","payload":{}}`), post("/api/revoke", `{"sub":"neo"}`),
+		post("/socket/longpoll?vsn=2.0.0", "[]"), "GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /socket/longpoll?vsn=2.0.0&token=a.b HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /api/topics/room:1/messages?limit=-1&since=zzz HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /api/topics/%/subscribers HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x16\x03\x01\x02\x00", "\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+	} {
+		f.Add(seed)
+	}
+	g := idle(f)
+	statuses := []int{101, 200, 204, 301, 304, 400, 401, 403, 404, 405, 410, 413, 415, 417, 426, 431, 501, 503, 504}
+	f.Fuzz(func(t *testing.T, request string) {
+		answer := g.exchange(request)
+		if n := g.panics.Load() + g.loops.Stats().Panics; n > 0 {
+			t.Fatalf("%d panics", n)
+		}
+		if answer == "" {
+			return // torn
+		}
+		var status int
+		if _, rest, ok := strings.Cut(answer, "HTTP/1.1 "); !ok || len(rest) < 3 {
+			t.Fatalf("answered with %.100q", answer)
+		} else {
+			for _, digit := range rest[:3] {
+				status = 10*status + int(digit-'0')
+			}
+		}
+		if !slices.Contains(statuses, status) && status != http.StatusContinue {
+			t.Errorf("answered with status %d: %.300q", status, answer)
+		}
+	})
+}
