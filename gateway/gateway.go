@@ -133,7 +133,8 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 		return daemon.ConfigError(fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err))
 	}
 	g.loops, err = socket.New(socket.Config{
-		Loops: g.cfg.Loops, MaxMessageBytes: g.cfg.MaxMessage, MaxQueueBytes: g.cfg.MaxQueue, IdleTimeout: g.cfg.IdleTimeout, Log: g.log,
+		Loops: g.cfg.Loops, MaxMessageBytes: g.cfg.MaxMessage, MaxQueueBytes: g.cfg.MaxQueue, IdleTimeout: g.cfg.IdleTimeout,
+		MessageTimeout: g.cfg.MessageTimeout, Log: g.log,
 	})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)

@@ -18,7 +18,7 @@ import (
 
 // FuzzBodies: whatever body a request has, it is understood or refused as JSON, with an offset that lies in it.
 func FuzzBodies(f *testing.F) {
-	paths := []string{"/api/topics/room:1/publish", "/api/publish", "/api/broadcast", "/api/revoke"}
+	paths := []string{"/api/topics/room:1/publish", "/api/publish", "/api/broadcast", "/api/revoke", "/api/topics/room:1/unsubscribe"}
 	for i, seed := range []string{
 		`{"event":"e","payload":{}}`, `{"event":"e","binary":true,"payload":"AAAA"}`, `{"messages":[{"topic":"a:b","event":"e","id":"x"}]}`,
 		`{"topics":["a:b","a:c"],"event":"e"}`, `{"user":"neo"}`, `{"event":"e","event":"e"}`, `{"\u0065vent":"\ud800"}`, `[]`, ``, "\n\n\n", "\xff",
@@ -46,7 +46,7 @@ func FuzzBodies(f *testing.F) {
 	}
 	a := New(Config{
 		Router: unlinked, Topics: topics, Open: true, Timeout: 1, // nobody answers
-		Disconnect: func(context.Context, string, string, string) ([]string, error) { return nil, nil },
+		Disconnect: func(context.Context, Target) ([]string, error) { return nil, nil },
 	})
 	app := fiber.New(fiber.Config{ErrorHandler: Answer})
 	a.Register(app)
