@@ -79,7 +79,7 @@ func (c *oneWay) SetWriteDeadline(time.Time) error { return nil }
 // status that the gateway means, and no handler panics.
 func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
-		handshake(target), handshake(target, "Upgrade: h2c"), handshake(target, "Upgrade: ,,"), handshake(target, "Connection: ,upgrade,,"),
+		"timeout 0\n", handshake(target), handshake(target, "Upgrade: h2c"), handshake(target, "Upgrade: ,,"), handshake(target, "Connection: ,upgrade,,"),
 		handshake(target, "Sec-WebSocket-Key: ====") + "\x81\x80", handshake(target) + text(heartbeat) + "\x88\x80\x00\x00\x00\x00",
 		handshake("/websocket/json/u1?timeout=1"), handshake("/ws?channel=a&publish=1"), handshake("/realtime/v1/websocket?vsn=2.0.0"),
 		handshake("/socket/websocket?vsn=%zz&token=%00"), handshake(target, "Origin: null", "Sec-WebSocket-Protocol: ,phoenix"),
@@ -94,7 +94,7 @@ func FuzzRequest(f *testing.F) {
 		f.Add(seed)
 	}
 	g := idle(f)
-	statuses := []int{101, 200, 204, 301, 304, 400, 401, 403, 404, 405, 410, 413, 415, 417, 426, 431, 501, 503, 504}
+	statuses := []int{101, 200, 204, 301, 304, 400, 401, 403, 404, 405, 408, 410, 413, 415, 417, 426, 431, 501, 503, 504}
 	f.Fuzz(func(t *testing.T, request string) {
 		answer := g.exchange(request)
 		if n := g.panics.Load() + g.loops.Stats().Panics; n > 0 {

@@ -29,6 +29,11 @@ func FuzzInstall(f *testing.F) {
 		if err := state.UnmarshalVT(encoded); err != nil {
 			return
 		}
+		for _, item := range state.History {
+			if err := linkpb.EachItem(item, func(linkpb.Kind, []byte) error { return nil }); err != nil {
+				return // gateways end their lanes for this
+			}
+		}
 		r := newRegistry(t)
 		if !r.Expect("t:a") || !r.Install("t:a", &state) {
 			t.Fatal("not installed")
