@@ -48,7 +48,7 @@ func newClientSite(t *testing.T) *clientSite {
 
 func (s *clientSite) add() *gatewayProc {
 	s.t.Helper()
-	g := s.gateway(fmt.Sprintf("GATEWAY_ID=ws%d", len(s.gateways)+1), "LONGPOLL_SECRET=the same secret on all of the gateways")
+	g := s.gateway(fmt.Sprintf("GATEWAY_ID=ws%d", len(s.gateways)+1), "LONGPOLL_SECRET=the same secret on all of the gateways", "API_OPEN=true")
 	s.gateways = append(s.gateways, g)
 	return g
 }

@@ -68,5 +68,5 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConf
 	if framingProblem(h) != "" {
 		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
 	}
-	return fasthttp.RequestConfig{MaxRequestBodySize: max(g.api.BodyLimit(h), g.polls.BodyLimit(h))}
+	return fasthttp.RequestConfig{MaxRequestBodySize: max(g.api.BodyLimit(h), g.polls.BodyLimit(h), g.broadcastLimit(h))}
 }

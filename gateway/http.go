@@ -51,6 +51,7 @@ func (g *Gateway) newApp() *fiber.App {
 	app.Get("/api/topics/:topic/subscribers", g.mayRead, g.topicSubscribers)
 	app.Get("/api/topics/:topic/count", g.mayRead, g.topicCount)
 	g.api.Register(app)
+	g.registerRealtime(app)
 	console.Register(app)
 	if g.cfg.West {
 		console.RegisterWest(app)
@@ -319,7 +320,8 @@ func (g *Gateway) recoverHandshake(*websocket.Conn) {
 func (g *Gateway) APIRoutes() []string {
 	var routes []string
 	for _, r := range g.app.GetRoutes(true) {
-		if api.Owns(r.Path) && r.Method != fiber.MethodHead { // every GET answers HEAD too
+		// Every GET answers HEAD too, and OPTIONS is for browsers alone.
+		if api.Owns(r.Path) && r.Method != fiber.MethodHead && r.Method != fiber.MethodOptions {
 			routes = append(routes, r.Method+" "+r.Path)
 		}
 	}

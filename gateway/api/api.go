@@ -69,7 +69,9 @@ func New(cfg Config) *API {
 const Prefix = "/api/"
 
 // Owns reports whether a path is one of the API's, whether or not there is something.
-func Owns(path string) bool { return strings.HasPrefix(path, Prefix) }
+func Owns(path string) bool {
+	return strings.HasPrefix(path, Prefix) || strings.HasPrefix(path, RealtimePrefix)
+}
 
 // Register serves the API's own routes on r.
 func (a *API) Register(r fiber.Router) {
@@ -109,7 +111,7 @@ func (a *API) wait() (context.Context, context.CancelFunc) {
 // BodyLimit returns how many bytes the body of a request may have whose header has come, 0 for what the server allows to
 // everybody. Only those who may call the API get more than that: others are refused before they have sent much.
 func (a *API) BodyLimit(h *fasthttp.RequestHeader) int {
-	if !h.IsPost() || !strings.HasPrefix(string(h.RequestURI()), Prefix) {
+	if !h.IsPost() || !Owns(string(h.RequestURI())) {
 		return 0
 	}
 	if a.cfg.Open {

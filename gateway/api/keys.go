@@ -260,9 +260,15 @@ func (a *API) Known(c *fiber.Ctx) bool {
 	return ok
 }
 
-// bearer returns the key that the request carries.
+// bearer returns the key that the request carries. Where @supabase/realtime-js asks, it may be the library's own apikey.
 func bearer(h *fasthttp.RequestHeader) (string, bool) {
 	all := h.PeekAll(fiber.HeaderAuthorization)
+	if len(all) == 0 && strings.HasPrefix(string(h.RequestURI()), RealtimePrefix) {
+		if keys := h.PeekAll("Apikey"); len(keys) == 1 && len(keys[0]) > 0 {
+			return string(keys[0]), true
+		}
+		return "", false
+	}
 	if len(all) != 1 {
 		return "", false
 	}

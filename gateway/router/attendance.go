@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"time"
@@ -132,6 +133,14 @@ func (a *Attendance) Tracked() bool {
 	p, unlock := a.lock()
 	defer unlock()
 	return p.members[a.id] != nil
+}
+
+// Has reports whether the channel is present with the meta, and nothing else is on its way.
+func (a *Attendance) Has(meta []byte) bool {
+	p, unlock := a.lock()
+	defer unlock()
+	m := p.members[a.id]
+	return m != nil && m.confirmed == m.wanted && bytes.Equal(m.wanted.Meta, meta)
 }
 
 // End ends the attendance, as Untrack does, and all that the channel gets of it.

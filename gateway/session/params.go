@@ -14,6 +14,16 @@ type joinParams struct {
 	positions bool            // the channel gets positions,
 	place     *hub.Position   // and resumes here; nil means from now on
 	presence  *presenceParams // nil if the channel has no part in presence
+	realtime  realtimeConfig  // of clients of realtime-js
+}
+
+// parseJoin reads a join's params.
+func (s *Session) parseJoin(params []byte) (joinParams, error) {
+	j, err := parseJoin(params)
+	if err == nil && s.realtime {
+		j.realtime, err = parseRealtime(params)
+	}
+	return j, err
 }
 
 // parseJoin reads a join's params. Most have neither key.

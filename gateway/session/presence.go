@@ -31,8 +31,17 @@ const (
 // attendance is a channel's part in presence.
 type attendance struct {
 	*router.Attendance
-	key  string
-	made bool // the key was made up here; the client is told it
+	key   string
+	made  bool // the key was made up here; the client is told it
+	shows bool // show was called
+}
+
+// show begins to tell the channel who is there.
+func (a *attendance) show() {
+	if !a.shows {
+		a.shows = true
+		a.Show()
+	}
 }
 
 // presenceParams are what a join says about presence.
@@ -116,14 +125,7 @@ func compactMeta(meta []byte) ([]byte, error) {
 // attend begins a joining channel's part in presence and calls then when the channel is present, or was not to be, or
 // its join was refused.
 func (s *Session) attend(c *channel, p *presenceParams, then func(router.Outcome)) {
-	a := &attendance{Attendance: s.ss.local.Attend(c.topic, &c.Channel), key: p.key, made: p.key == ""}
-	if a.made {
-		a.key = strconv.FormatUint(rand.Uint64(), 36)
-	}
-	if s.ss.attending == nil {
-		s.ss.attending = make(map[*channel]*attendance)
-	}
-	s.ss.attending[c] = a
+	a := s.begin(c, p.key)
 	if p.meta == nil {
 		then(router.Outcome{})
 		return
@@ -131,8 +133,22 @@ func (s *Session) attend(c *channel, p *presenceParams, then func(router.Outcome
 	a.Track(a.key, p.meta, then)
 }
 
+// begin makes the channel take part in presence, under a key; "" is one made up here.
+func (s *Session) begin(c *channel, key string) *attendance {
+	a := &attendance{Attendance: s.ss.local.Attend(c.topic, &c.Channel), key: key, made: key == ""}
+	if a.made {
+		a.key = strconv.FormatUint(rand.Uint64(), 36)
+	}
+	if s.ss.attending == nil {
+		s.ss.attending = make(map[*channel]*attendance)
+	}
+	s.ss.attending[c] = a
+	return a
+}
+
 // unattend ends a channel's part in presence, if it has one. With grace, the client may come back unnoticed.
 func (s *Session) unattend(c *channel, grace bool) {
+	delete(s.ss.keys, c)
 	if a := s.ss.attending[c]; a != nil {
 		delete(s.ss.attending, c)
 		a.End(grace)
@@ -143,6 +159,11 @@ func (s *Session) unattend(c *channel, grace bool) {
 func (s *Session) presenceEvent(c *channel, f *codec.Frame) bool {
 	event := string(f.Event)
 	switch event {
+	case eventPresence:
+		if s.realtime {
+			s.track(c, f)
+		}
+		return s.realtime
 	case eventPresenceUpdate, eventPresenceLeave:
 	case eventPresenceState, eventPresenceDiff:
 		s.refuse(c.JoinRef, f.Ref, c.topic, "reserved event")
@@ -169,16 +190,19 @@ func (s *Session) presenceEvent(c *channel, f *codec.Frame) bool {
 		return true
 	}
 	ref := bytes.Clone(f.Ref)
-	a.Track(a.key, meta, func(o router.Outcome) {
-		switch {
-		case s.closed || ref == nil:
-		case o.OK():
-			s.acknowledge(c, ref)
-		default:
-			s.refuseOutcome(c.JoinRef, ref, c.topic, o)
-		}
-	})
+	a.Track(a.key, meta, func(o router.Outcome) { s.tracked(c, ref, o) })
 	return true
+}
+
+// tracked answers a change of a channel's presence, if the client wants a reply.
+func (s *Session) tracked(c *channel, ref codec.Ref, o router.Outcome) {
+	switch {
+	case s.closed || ref == nil:
+	case o.OK():
+		s.acknowledge(c, ref)
+	default:
+		s.refuseOutcome(c.JoinRef, ref, c.topic, o)
+	}
 }
 
 // acknowledge replies ok, if the client wants a reply.

@@ -53,6 +53,7 @@ type Sessions struct {
 	publish   linkpb.Publish           // the publish being handed over
 	watched   watched                  // sessions whose tokens end some time
 	attending map[*channel]*attendance // the channels that take part in presence; nil until one does
+	keys      map[*channel]string      // what channels that do not yet will be present under; nil until one has one
 }
 
 // New returns the sessions of the loop that local belongs to. The router tells them through local when it ends a
@@ -213,7 +214,7 @@ func (s *Session) join(f *codec.Frame) {
 		s.refuseDetail(f.JoinRef, f.Ref, topic, reason, detail)
 		return
 	}
-	params, err := parseJoin(f.Payload)
+	params, err := s.parseJoin(f.Payload)
 	if err != nil {
 		s.refuse(f.JoinRef, f.Ref, topic, err.Error())
 		return
@@ -227,7 +228,7 @@ func (s *Session) join(f *codec.Frame) {
 		return
 	}
 	if s.realtime {
-		c.NoEcho, c.NoAck = broadcastConfig(f.Payload)
+		s.configure(c, &params)
 	}
 	s.channels = append(s.channels, c)
 	s.adopt(c, own)
@@ -271,7 +272,7 @@ func (s *Session) joined(c *channel, o router.Outcome) {
 	}
 	s.endReplaced(c)
 	if a != nil && o.OK() {
-		a.Show()
+		a.show()
 	}
 }
 
