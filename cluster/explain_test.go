@@ -101,7 +101,7 @@ func TestExplain_EveryFateOfAMessage(t *testing.T) {
 	s := newSite(t)
 	a, b := s.topicserver("ts-a"), s.topicserver("ts-b")
 	topic := s.topicOf("ts-a", 0)
-	gw1, gw2 := s.gateway("GATEWAY_ID=gw-1", "MAX_QUEUE_BYTES=16777216"), s.gateway("GATEWAY_ID=gw-2", "MAX_QUEUE_BYTES=131072")
+	gw1, gw2 := s.gateway("GATEWAY_ID=gw-1", "MAX_QUEUE_BYTES=16777216", "SOFT_QUEUE_BYTES=0"), s.gateway("GATEWAY_ID=gw-2", "MAX_QUEUE_BYTES=131072", "SOFT_QUEUE_BYTES=0")
 	gw1.ready()
 	gw2.ready()
 	nodes := []string{a.admin, b.admin, gw1.admin, gw2.admin}

@@ -150,6 +150,7 @@ func TestPlain_BadRequests(t *testing.T) {
 		"channel=phoenix:x":             "404 channel \"phoenix:x\": unmatched topic\n",
 		"channel=topics:ok&publish=yes": "400 invalid publish: want 0 or 1\n",
 		"channel=topics:ok&publish=1&event=phx_x": "400 reserved event\n",
+		"channel=topics:ok&slow=latest":           "400 invalid slow: a client of this protocol cannot be told what was skipped: want close\n",
 	} {
 		_, resp, err := websocket.Dial(t.Context(), plainURL(c.Gateways[0], query), nil)
 		if err == nil || resp == nil {

@@ -3,7 +3,9 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,6 +30,9 @@ type Config struct {
 	MaxConnections int           `env:"MAX_CONNECTIONS" envDefault:"100000" help:"client sockets; more are answered 503"`
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"65536" help:"largest client message, in bytes"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" envDefault:"1048576" help:"bytes that may wait for one client that reads slowly"`
+	SoftQueue      int           `env:"SOFT_QUEUE_BYTES" envDefault:"262144" help:"bytes that may wait for one client for longer than SOFT_QUEUE_TIME; 0 is as many as MAX_QUEUE_BYTES"`
+	SoftQueueTime  time.Duration `env:"SOFT_QUEUE_TIME" envDefault:"5s" help:"how long more than SOFT_QUEUE_BYTES may wait for one client"`
+	QueueBudget    int           `env:"QUEUE_BUDGET_BYTES" envDefault:"0" help:"bytes that may wait for all clients together; 0 means a quarter of GOMEMLIMIT, or 1 GiB if that is not set"`
 	MaxChannels    int           `env:"MAX_CHANNELS" envDefault:"100" help:"channels per client socket"`
 	APIKeys        string        `env:"API_KEYS" secret:"true" help:"keys of the HTTP API: name:scope+scope:sha256, comma-separated; scopes are publish, read, kick"`
 	APIKeysFile    string        `env:"API_KEYS_FILE" help:"YAML file with the keys of the HTTP API, read again when it changes; without keys the API is off"`
@@ -99,6 +104,8 @@ func (c *Config) Validate() error {
 		{"MAX_CONNECTIONS", c.MaxConnections, 1, 10_000_000},
 		{"MAX_MESSAGE_BYTES", c.MaxMessage, 128, 1 << 20},
 		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
+		{"SOFT_QUEUE_BYTES", c.SoftQueue, 0, 1 << 30},
+		{"QUEUE_BUDGET_BYTES", c.QueueBudget, 0, math.MaxInt},
 		{"API_MAX_BODY_BYTES", c.APIMaxBody, 1024, 64 << 20},
 		{"API_RATE", c.APIRate, 0, 1_000_000},
 		{"MAX_CHANNELS", c.MaxChannels, 1, 10_000},
@@ -120,6 +127,10 @@ func (c *Config) Validate() error {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))
 		}
 	}
+	if c.QueueBudget > 0 && c.QueueBudget < c.MaxQueue {
+		errs = append(errs, fmt.Errorf(`QUEUE_BUDGET_BYTES="%d": less than MAX_QUEUE_BYTES, which one client may have`, c.QueueBudget))
+	}
+	errs = append(errs, daemon.CheckRange("SOFT_QUEUE_TIME", c.SoftQueueTime, 10*time.Millisecond, time.Hour))
 	if err := trace.CheckEndpoint(c.TraceURL); c.TraceURL != "" && err != nil {
 		errs = append(errs, daemon.Invalid("OTEL_EXPORTER_OTLP_ENDPOINT", c.TraceURL, "%v", err))
 	}
@@ -130,6 +141,17 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf(`DRAIN="%s": must be 0s to 1h`, c.Drain))
 	}
 	return errors.Join(errs...)
+}
+
+// queueBudget returns how many bytes may wait for all clients together.
+func (c *Config) queueBudget() int {
+	if c.QueueBudget > 0 {
+		return c.QueueBudget
+	}
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		return int(limit / 4)
+	}
+	return 1 << 30
 }
 
 // apiKeys returns the keys of the HTTP API, nil if there are none.

@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"math"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	cfg := Config{
 		Config: daemon.Config{LogLevel: "loud"},
 		Addr:   "abc", Topics: "*", AllowedOrigins: []string{"app.example", "https://ok.example", "https://x.example/path"},
-		MaxConnections: -1, MaxMessage: 1 << 21, MaxQueue: 1, MaxChannels: 0, Loops: 65, Lanes: 0,
+		MaxConnections: -1, MaxMessage: 1 << 21, MaxQueue: 1, SoftQueue: -1, SoftQueueTime: 2 * time.Hour, QueueBudget: -1, MaxChannels: 0, Loops: 65, Lanes: 0,
 		LongpollWindow: time.Hour, LongpollSecret: "short secret", Advertise: ":4000",
 		IdleTimeout: 0, MessageTimeout: -1, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: time.Millisecond, Drain: -1, Linger: time.Millisecond, StopTimeout: time.Microsecond,
 	}
@@ -40,10 +42,10 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		`TOPICS: pattern "*"`, `ALLOWED_ORIGINS: "app.example"`, `"https://x.example/path"`,
 		`GATEWAY_ADVERTISE=":4000": want a host and a port`, `LONGPOLL_SECRET: want a secret of at least 32 bytes`,
 		`LONGPOLL_WINDOW="1h0m0s": want 10ms to 1m0s`,
-		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
+		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `SOFT_QUEUE_BYTES="-1": must be 0 to 1073741824`, `QUEUE_BUDGET_BYTES="-1": must be 0 to`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
 		`MAX_CHANNELS="0"`, `AMQP_PREFETCH="0": must be 1 to 10000`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
 		`IDLE_TIMEOUT="0s": must be at least 10ms`, `MESSAGE_TIMEOUT="-1ns"`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
-		`STOP_TIMEOUT="1µs"`, `DRAIN="-1ns": must be 0s to 1h`,
+		`STOP_TIMEOUT="1µs"`, `SOFT_QUEUE_TIME="2h0m0s": want 10ms to 1h0m0s`, `DRAIN="-1ns": must be 0s to 1h`,
 	}
 	for i, part := range want {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], part) {
@@ -52,6 +54,27 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 	}
 	if len(lines) != len(want) {
 		t.Errorf("%d lines, want %d:\n%v", len(lines), len(want), err)
+	}
+}
+
+func TestQueueBudget(t *testing.T) {
+	cfg := daemon.Defaults[Config]()
+	cfg.RingFile = "ring.yaml"
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(math.MaxInt64))
+	if n := cfg.queueBudget(); n != 1<<30 {
+		t.Errorf("%d without GOMEMLIMIT", n)
+	}
+	debug.SetMemoryLimit(8 << 30)
+	if n := cfg.queueBudget(); n != 2<<30 {
+		t.Errorf("%d of 8 GiB", n)
+	}
+	cfg.QueueBudget = 3 << 20
+	if n := cfg.queueBudget(); n != 3<<20 || cfg.Validate() != nil {
+		t.Errorf("%d, %v", n, cfg.Validate())
+	}
+	cfg.QueueBudget = 1<<20 - 1
+	if err := cfg.Validate(); err == nil || err.Error() != `QUEUE_BUDGET_BYTES="1048575": less than MAX_QUEUE_BYTES, which one client may have` {
+		t.Error(err)
 	}
 }
 

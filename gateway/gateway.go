@@ -134,6 +134,7 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 	}
 	g.loops, err = socket.New(socket.Config{
 		Loops: g.cfg.Loops, MaxMessageBytes: g.cfg.MaxMessage, MaxQueueBytes: g.cfg.MaxQueue, IdleTimeout: g.cfg.IdleTimeout,
+		SoftQueueBytes: g.cfg.SoftQueue, SoftQueueTime: g.cfg.SoftQueueTime, QueueBudget: g.cfg.queueBudget(),
 		MessageTimeout: g.cfg.MessageTimeout, Log: g.log,
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringcast/ringcast/gateway/auth"
+	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -62,6 +63,9 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("sessions", "Client sockets now.", func() float64 { return float64(g.loops.Conns()) })
 	gauge("queue_bytes", "Bytes that wait for clients that read slowly, now.",
 		func() float64 { return float64(g.loops.Stats().QueueBytes) })
+	gauge("queue_budget_bytes", "Bytes that may wait for all clients together.", func() float64 { return float64(g.cfg.queueBudget()) })
+	gauge("lagging_channels", "Channels that chose to skip messages rather than be closed and for which some wait, now.",
+		func() float64 { return float64(g.router.Stats().Lagging) })
 	gauge("lanes", "Live lanes to topic servers now.", func() float64 { return float64(g.router.Stats().LanesUp) })
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.RingVersion()) })
 	counter("accepted_total", "Client sockets accepted.", func() float64 { return float64(g.loops.Stats().Accepted) })
@@ -106,6 +110,12 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
 	counter("api_limited_total", "API requests refused because their key had too many.", func() float64 { return float64(g.api.Limited()) })
+	for _, policy := range []hub.Slow{hub.SlowDropOldest, hub.SlowLatest} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringcast_gateway_skipped_total", Help: "Messages that slow clients did not get, by the policy that they chose; they were told which.",
+			ConstLabels: prometheus.Labels{"policy": policy.String()},
+		}, func() float64 { return float64(g.router.Stats().Skipped[policy]) }))
+	}
 	g.registerRouter(reg, gauge, counter)
 	g.registerTokens(reg, gauge)
 	g.registerIngest(gauge, counter)

@@ -8,6 +8,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/ringcast/ringcast/gateway/auth"
+	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/gateway/session"
 	"github.com/ringcast/ringcast/gateway/socket"
 )
@@ -24,11 +25,22 @@ func (g *Gateway) hint(c *fiber.Ctx) error {
 	return c.SendString("ringcast: connect a WebSocket to /ws?channel=NAME to get what is published there; with publish=1 what you send is published\n")
 }
 
+// checkSlow refuses a policy for slow clients where it could not be told what was skipped.
+func checkSlow(c *fiber.Ctx) error {
+	if slow := c.Query("slow", hub.SlowClose.String()); slow != hub.SlowClose.String() {
+		return fiber.NewError(fiber.StatusBadRequest, "invalid slow: a client of this protocol cannot be told what was skipped: want close")
+	}
+	return nil
+}
+
 // checkPlain reads which channels a plain client wants, and whether it publishes.
 func (g *Gateway) checkPlain(c *fiber.Ctx) error {
 	opts := session.PlainOptions{Event: strings.Clone(c.Query("event", session.PlainEvent))}
 	if err := session.CheckPublish(opts.Event, []byte("{}"), false); err != nil {
 		return fiber.NewError(fiber.StatusBadRequest, err.Error())
+	}
+	if err := checkSlow(c); err != nil {
+		return err
 	}
 	switch c.Query("publish", "0") {
 	case "1":

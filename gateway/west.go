@@ -53,6 +53,9 @@ func (g *Gateway) checkWest(c *fiber.Ctx) error {
 	if err != nil || len(name) > maxWestKey || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
 		return fiber.NewError(fiber.StatusBadRequest, "invalid user name: want 1 to 255 bytes of UTF-8 without control characters")
 	}
+	if err := checkSlow(c); err != nil {
+		return err
+	}
 	opts.Key = strings.Clone(name) // the server uses its buffers again
 	for _, flag := range []struct {
 		name  string

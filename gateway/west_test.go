@@ -31,6 +31,8 @@ func TestWestHandshake(t *testing.T) {
 		{"timeout -1", "/websocket/json/u1?timeout=-1", 400, "", ""},
 		{"timeout of 50 days", "/websocket/json/u1?timeout=4294967295", 400, "", ""},
 		{"keepalive maybe", "/websocket/json/u1?keepalive=maybe", 400, "", "invalid keepalive: want true or false\n"},
+		{"slow latest", "/websocket/text/u1?slow=latest", 400, "", "invalid slow: a client of this protocol cannot be told what was skipped: want close\n"},
+		{"slow close", "/websocket/text/u1?slow=close", 101, "Welcome !", ""},
 		{"drop 1", "/websocket/json/u1?drop=1", 400, "", "invalid drop: want true or false\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package hub
 import (
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 
@@ -113,7 +114,7 @@ func TestStagedWithinABlock(t *testing.T) {
 	t.Cleanup(loops.Close)
 	r := &rig{t, loops, loops.Loop(0), New()}
 	p := r.connect("room", `"1"`, codec.PhoenixV2)
-	_ = p.nc.SetReadBuffer(4 << 10)
+	_ = p.nc.(*net.TCPConn).SetReadBuffer(4 << 10)
 	var staged Position
 	for offset := uint64(1); r.loops.Conns() > 0 && offset < 1_000_000; offset += 4 {
 		var c *Channel

@@ -73,7 +73,7 @@ func (silent) Closed(*socket.Conn, error)                  {}
 // peer is a client that reads frames.
 type peer struct {
 	t  testing.TB
-	nc *net.TCPConn
+	nc net.Conn
 	br *bufio.Reader
 }
 
@@ -103,8 +103,10 @@ func (r *rig) connect(topic, joinRef string, k codec.Kind) *peer {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { client.Close() })
-	return &peer{r.t, client.(*net.TCPConn), bufio.NewReader(client)}
+	return newPeer(r.t, client)
 }
+
+func newPeer(t testing.TB, nc net.Conn) *peer { return &peer{t, nc, bufio.NewReader(nc)} }
 
 // ref makes a join_ref, null from "".
 func ref(s string) codec.Ref {

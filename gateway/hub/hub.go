@@ -33,14 +33,17 @@ type Channel struct {
 	NoEcho bool
 	// NoAck is the session's: it does not answer broadcasts that went well.
 	NoAck bool
+	// Slow says what is done with messages that the client does not take as fast as they come.
+	Slow Slow
 
 	// From is the offset after which the channel gets the topic's messages. Set by Add; who gives the channel earlier ones
 	// with Send lowers it.
 	From uint64
 
 	// Owned by the hub.
-	index int32  // in topic.channels
-	topic *Topic // nil while not in a hub
+	lagging bool   // it has a lag
+	index   int32  // in topic.channels
+	topic   *Topic // nil while not in a hub
 }
 
 // Subscriber returns the number of the channel's socket, which is what the topic's owner knows it by: a socket has one
@@ -83,6 +86,11 @@ type Hub struct {
 
 	delivering *Topic   // whose block is on its way into the queues; nil outside of Deliver
 	staged     Position // then: of the last message that the present channel got
+
+	lags     map[*Channel]*lag         // of channels that may skip, while messages wait for them; nil until there is one
+	backlogs map[*socket.Conn]*backlog // the same by connection
+	ranges   map[*Channel][]Range      // that were skipped, the last ones; nil until there is one
+	skips    Skips
 
 	own map[*Channel][]Position // messages on their way here that their publisher is not to get, in order
 
@@ -163,9 +171,11 @@ func (h *Hub) ChannelsOf(topic string) iter.Seq[*Channel] {
 }
 
 // Remove takes the channel out and reports whether it was the topic's last here. It does nothing to a channel that is
-// not in a hub.
+// not in a hub. Of messages that wait for a channel which may skip, it tells that they are skipped.
 func (h *Hub) Remove(c *Channel) (last bool) {
+	h.skipRest(c)
 	delete(h.own, c)
+	delete(h.ranges, c)
 	t := c.topic
 	if t == nil {
 		return false
@@ -183,7 +193,7 @@ func (h *Hub) Remove(c *Channel) (last bool) {
 	return false
 }
 
-// Clear takes all channels of the topic out and returns them.
+// Clear takes all channels of the topic out and returns them. Of messages that wait it tells as Remove does.
 func (h *Hub) Clear(topic string) []*Channel {
 	t := h.topics[topic]
 	if t == nil {
@@ -191,7 +201,9 @@ func (h *Hub) Clear(topic string) []*Channel {
 	}
 	delete(h.topics, topic)
 	for _, c := range t.channels {
+		h.skipRest(c)
 		delete(h.own, c)
+		delete(h.ranges, c)
 		c.topic = nil
 	}
 	return t.channels
@@ -350,6 +362,9 @@ func (h *Hub) begin(loop *socket.Loop) {
 // passed it by. It may be asked in the middle of a Deliver, when a queue overflows: the messages that found no room are
 // not counted.
 func (h *Hub) Staged(c *Channel) Position {
+	if c.lagging {
+		return h.lags[c].before()
+	}
 	if h.delivering == c.topic {
 		return h.staged
 	}
@@ -385,6 +400,11 @@ func (h *Hub) deliverBlock(t *Topic) (delivered, unfit int) {
 	h.delivering = t
 	for _, c := range t.channels {
 		h.staged = before
+		if c.Slow != SlowClose && (c.lagging || c.Conn.Behind()) {
+			n, u := h.holdBlock(c)
+			delivered, unfit = delivered+n, unfit+u
+			continue
+		}
 		if c.NoEcho && len(h.own[c]) > 0 {
 			n, u := h.copyBlock(c)
 			delivered, unfit = delivered+n, unfit+u
@@ -475,7 +495,11 @@ func (h *Hub) isOwn(c *Channel, p Position) bool {
 
 // Send sends one message to one channel, which need not be in the hub: what it missed while it was away.
 func (h *Hub) Send(c *Channel, m *Message) {
-	if !m.Binary || c.Codec.Carries(&m.Push) {
+	switch {
+	case m.Binary && !c.Codec.Carries(&m.Push):
+	case c.Slow != SlowClose && (c.lagging || c.Conn.Behind()):
+		h.hold(c, m)
+	default:
 		h.sendCopy(c, m)
 	}
 }

@@ -3,6 +3,7 @@ package hub
 import (
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -157,7 +158,7 @@ func TestMessagesOfATurnArriveInOrderInOneWrite(t *testing.T) {
 func TestQueuedFramesSurviveLaterTurns(t *testing.T) {
 	r := newRig(t)
 	frozen := r.connect("room", `"1"`, codec.PhoenixV2)
-	_ = frozen.nc.SetReadBuffer(128 << 10)
+	_ = frozen.nc.(*net.TCPConn).SetReadBuffer(128 << 10)
 	quick := r.connect("room", `"2"`, codec.PhoenixV2)
 	payload := func(i int) string { return `"` + strings.Repeat(string(rune('a'+i%26)), 20_000+i) + `"` }
 	check := func(p *peer, joinRef string, i int) {

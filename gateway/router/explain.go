@@ -107,6 +107,10 @@ func (l *Local) explain(q *Question) (fates []Fate) {
 		case f.State == Skipped:
 		case q.Binary && !c.Codec.CarriesBinary():
 			f.State, f.Why = Skipped, "its protocol has no place for binary messages"
+		case isSkipped(l.hub.Skipped(c), q.Position):
+			f.State, f.Why = Skipped, skippedWhy
+		case l.hub.Waits(c, q.Position):
+			f.State, f.Why = Queued, "the client reads slowly: it waits aside, and may be skipped"
 		case f.State == Written && q.Position.Offset > last.Offset-queued:
 			f.State = Queued
 			f.Why = fmt.Sprintf("the client reads slowly: %d messages of the topic wait for it", queued)
@@ -142,6 +146,13 @@ func fate(q *Question, from uint64, last hub.Position) (state, why string) {
 	return Written, ""
 }
 
+// skippedWhy is why a channel that chose so did not get a message.
+const skippedWhy = "the client reads slowly and chose to skip messages; it was told which"
+
+func isSkipped(ranges []hub.Range, p hub.Position) bool {
+	return slices.ContainsFunc(ranges, func(r hub.Range) bool { return r.Has(p) })
+}
+
 // explain tells the fate of a message at a channel that has ended.
 func (g *gone) explain(q *Question, session string) Fate {
 	f := Fate{
@@ -157,6 +168,8 @@ func (g *gone) explain(q *Question, session string) Fate {
 		f.State, f.Why = Skipped, fmt.Sprintf("gone before it, behind offset %d: %s", g.last.Offset, g.reason)
 	case q.Binary && !g.codec.CarriesBinary():
 		f.State, f.Why = Skipped, "its protocol has no place for binary messages"
+	case isSkipped(g.skipped, q.Position):
+		f.State, f.Why = Skipped, skippedWhy
 	case q.Position.Offset > g.last.Offset-min(g.last.Offset, g.unsent):
 		f.State, f.Why = Skipped, fmt.Sprintf("%s: %d messages of the topic waited and were dropped", g.reason, g.unsent)
 	case q.Position.Offset > g.last.Offset-min(g.last.Offset, queued):

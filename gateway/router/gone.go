@@ -26,6 +26,7 @@ type gone struct {
 	last    hub.Position // put into its queue
 	reason  string
 	unsent  uint64 // messages of the topic that were dropped from its queue
+	skipped []hub.Range
 	at      time.Time
 }
 
@@ -76,13 +77,14 @@ func (l *Local) Departing(c *hub.Channel, reason string, unsent bool) {
 	if unsent {
 		g.unsent += uint64(queuedMessages(c.Conn, c.Codec, c.JoinRef, g.topic))
 	}
+	l.hub.Forget(c)
 }
 
 // depart notes the end of a channel, which is in the hub or was until just now.
 func (l *Local) depart(c *hub.Channel, reason string, last hub.Position) *gone {
 	return l.gone.add(gone{
 		topic: c.Topic(), conn: c.Conn, codec: c.Codec, joinRef: c.JoinRef,
-		from: c.From, last: last, reason: reason, at: time.Now(),
+		from: c.From, last: last, reason: reason, skipped: l.hub.Skipped(c), at: time.Now(),
 	})
 }
 

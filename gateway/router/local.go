@@ -74,6 +74,7 @@ func newLocal(r *Router, loop *socket.Loop) *Local {
 		Ended:     func(*hub.Channel) {},
 	}
 	l.flush = l.flushLanes
+	loop.Relieved(l.hub.Relieve)
 	return l
 }
 
@@ -317,7 +318,7 @@ func (l *Local) end(topic string, o Outcome) {
 		return
 	}
 	for c := range l.hub.ChannelsOf(topic) {
-		l.depart(c, "told by phx_error that messages were lost", last)
+		l.depart(c, "told by phx_error that messages were lost", l.hub.Staged(c))
 	}
 	channels := l.hub.Clear(topic)
 	l.channels.Add(-int64(len(channels)))

@@ -345,6 +345,9 @@ type Stats struct {
 	LanesUp    int    // now
 	Channels   int    // in hubs, now
 	Moving     int    // subscriptions on their way to another owner, now
+	Lagging    int    // channels that may skip messages and for which some wait, now
+
+	Skipped [hub.NumSlow]uint64 // messages that channels did not get, as they chose; they were told
 }
 
 // Stats returns the current counts.
@@ -368,6 +371,11 @@ func (r *Router) Stats() Stats {
 	}
 	for _, l := range r.locals {
 		s.Channels += int(l.channels.Load())
+		skips := l.hub.Skips()
+		s.Lagging += int(skips.Lagging.Load())
+		for i := range skips.Skipped {
+			s.Skipped[i] += skips.Skipped[i].Load()
+		}
 	}
 	for _, l := range r.table.Load().all() {
 		if l.live() {

@@ -14,6 +14,7 @@ type joinParams struct {
 	positions bool            // the channel gets positions,
 	place     *hub.Position   // and resumes here; nil means from now on
 	presence  *presenceParams // nil if the channel has no part in presence
+	slow      hub.Slow        // what is done with messages that the client does not take
 	realtime  realtimeConfig  // of clients of realtime-js
 }
 
@@ -26,9 +27,9 @@ func (s *Session) parseJoin(params []byte) (joinParams, error) {
 	return j, err
 }
 
-// parseJoin reads a join's params. Most have neither key.
+// parseJoin reads a join's params. Most have none of the keys.
 func parseJoin(params []byte) (j joinParams, err error) {
-	if !bytes.Contains(params, []byte("since")) && !bytes.Contains(params, []byte("presence")) && !bytes.ContainsRune(params, '\\') {
+	if !bytes.Contains(params, []byte("since")) && !bytes.Contains(params, []byte("presence")) && !bytes.Contains(params, []byte("slow")) && !bytes.ContainsRune(params, '\\') {
 		return j, nil
 	}
 	var keys map[string]json.RawMessage
@@ -39,8 +40,22 @@ func parseJoin(params []byte) (j joinParams, err error) {
 		}
 		j.positions = true
 	}
+	if slow, ok := keys["slow"]; ok {
+		if j.slow, err = parseSlow(slow); err != nil {
+			return j, err
+		}
+	}
 	j.presence, err = parsePresence(keys["presence"])
 	return j, err
+}
+
+func parseSlow(slow json.RawMessage) (s hub.Slow, err error) {
+	var name string
+	_ = json.Unmarshal(slow, &name) // what is no string has no name
+	if s, err = hub.ParseSlow(name); err != nil {
+		err = fmt.Errorf("invalid slow: %w", err)
+	}
+	return s, err
 }
 
 // parseSince reads a position or null.

@@ -220,7 +220,7 @@ func (s *Session) join(f *codec.Frame) {
 		return
 	}
 	c := &channel{topic: topic, joining: &joining{ref: bytes.Clone(f.Ref)}}
-	c.Conn, c.JoinRef, c.Codec, c.Positions = s.conn, bytes.Clone(f.JoinRef), s.codec, params.positions
+	c.Conn, c.JoinRef, c.Codec, c.Positions, c.Slow = s.conn, bytes.Clone(f.JoinRef), s.codec, params.positions, params.slow
 	if old := s.find(f.Topic); old != nil {
 		s.replace(old, c)
 	} else if len(s.channels) >= s.ss.cfg.MaxChannels {

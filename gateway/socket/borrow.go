@@ -58,7 +58,7 @@ func (l *Loop) borrow() bool {
 // that; otherwise it is woken if there is something left to do.
 func (l *Loop) giveBack() {
 	l.tasksMu.Lock()
-	if len(l.tasks) > 0 || len(l.dirty) > 0 || len(l.dying) > 0 {
+	if len(l.tasks) > 0 || len(l.dirty) > 0 || len(l.dying) > 0 || len(l.relieved) > 0 {
 		l.poll.wake()
 	} else {
 		l.asleep.Store(true)

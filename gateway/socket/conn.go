@@ -60,13 +60,15 @@ type Conn struct {
 	// with a descriptor), for the writer (with a stream) or for a Poll (of a
 	// mailbox).
 	out     []byte
-	tail    int
+	tail    int32
+	aside   int32 // bytes held back for it elsewhere; see HoldBack
 	held    held
 	dirty   bool // in loop.dirty
 	blocked bool
 	armed   bool          // the poller watches for room
 	ended   bool          // our side of the socket is shut down
 	told    bool          // the loop's witness knows that it takes no more frames
+	over    uint16        // sweeps in a row that have found the queue over Config.SoftQueueBytes
 	full    time.Duration // when the full socket last took a byte
 	pong    []byte        // frame answering the last ping that found the queue long
 }
@@ -256,11 +258,14 @@ func (c *Conn) expire(now time.Duration) {
 	if b := c.box(); b != nil {
 		idle = b.cfg.Idle
 	}
+	lagging := c.lagging()
 	switch {
 	case c.state != stateOpen && now >= c.deadline:
 		c.die(nil, c.end)
 	case c.armed && now-c.full >= cfg.WriteTimeout:
 		c.die(ErrWriteTimeout, EndWriteTimeout)
+	case lagging:
+		c.overflow(EndLagging)
 	case c.state == stateOpen && idle > 0 && now-c.last >= idle:
 		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"}, EndIdle)
 	case c.state == stateOpen && c.torn != nil && now-c.torn.begun >= cfg.MessageTimeout:

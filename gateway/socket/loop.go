@@ -26,6 +26,7 @@ const (
 // Lock order: turnMu, then tasksMu.
 type Loop struct {
 	// Static.
+	all   *Loops
 	cfg   *Config
 	index int
 	poll  *poller
@@ -58,14 +59,17 @@ type Loop struct {
 	running   []func() // the tasks of this turn; swapped with tasks
 	dirty     []*Conn  // touched since the last flush
 	dying     []*Conn  // to be finished in this turn
+	relieved  []*Conn  // took all that was queued, and more is held back for them
 	flushed   []func() // called once this turn has flushed
 	witness   func(c *Conn, end End, unsent bool)
+	relieve   func(c *Conn)
 	turn      uint64
 	now       time.Duration // of this turn
 	nextSweep time.Duration
 	stopping  bool
 	onTick    []func()
 	count     Stats
+	reported  uint64 // of count.QueueBytes, to the budget
 
 	// Buffers, guarded by turnMu.
 	readBuf   []byte
@@ -75,13 +79,14 @@ type Loop struct {
 	freeTorn  []*torn
 }
 
-func newLoop(cfg *Config, index int) (*Loop, error) {
+func newLoop(all *Loops, index int) (*Loop, error) {
 	poll, err := newPoller()
 	if err != nil {
 		return nil, err
 	}
+	cfg := &all.cfg
 	return &Loop{
-		cfg: cfg, index: index, poll: poll, start: time.Now(), tick: cfg.tick(),
+		all: all, cfg: cfg, index: index, poll: poll, start: time.Now(), tick: cfg.tick(),
 		readBuf: make([]byte, readSize),
 	}, nil
 }
@@ -275,8 +280,9 @@ func (l *Loop) touch(c *Conn) {
 // settle flushes every touched connection and finishes those that ended.
 // Finishing calls handlers, which may touch others: so until nothing is left.
 func (l *Loop) settle() {
-	for len(l.dirty)+len(l.dying) > 0 {
+	for len(l.dirty)+len(l.dying)+len(l.relieved) > 0 {
 		l.flushDirty()
+		l.relieveAll()
 		for i := 0; i < len(l.dying); i++ {
 			l.dying[i].finish()
 			l.dying[i] = nil
@@ -292,6 +298,9 @@ func (l *Loop) flushDirty() {
 		l.dirty[i] = nil
 		c.dirty = false
 		c.flush()
+		if c.aside > 0 && c.state == stateOpen && !c.isFull() {
+			l.relieved = append(l.relieved, c)
+		}
 	}
 	l.dirty = l.dirty[:0]
 	l.staged = 0
@@ -335,6 +344,10 @@ func (l *Loop) publish() {
 	l.statsMu.Lock()
 	l.published = l.count
 	l.statsMu.Unlock()
+	// Also in turns with a sweep: the last one to queue something may have found the budget at rest.
+	if l.cfg.QueueBudget > 0 && (l.count.QueueBytes != l.reported || l.nextSweep == l.now+l.tick) {
+		l.report()
+	}
 }
 
 // stop ends all connections; stream connections finish when their goroutines

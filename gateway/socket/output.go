@@ -22,14 +22,14 @@ const maxHeader = 10
 // the connection's queue. It goes out at the end of the turn. On a closing
 // connection it does nothing. If the queue is over Config.MaxQueueBytes, even
 // after a write in between, what the peer has not begun to get is dropped and
-// the connection closes with 4008.
+// the connection closes with 4008: see Room.
 func (c *Conn) Send(op Opcode, parts ...[]byte) {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
 	}
 	size := serverHeaderSize(n) + n
-	if !c.room(size) {
+	if !c.Room(size) {
 		return
 	}
 	c.grow(size)
@@ -51,7 +51,7 @@ const writeShared = 16 << 10
 
 // SendFrames is SendFramed for several frames that stand one behind the other.
 func (c *Conn) SendFrames(frames []byte, count int) {
-	if len(frames) == 0 || !c.room(len(frames)) {
+	if len(frames) == 0 || !c.Room(len(frames)) {
 		return
 	}
 	if c.held == heldShared && len(c.out) >= writeShared {
@@ -94,13 +94,14 @@ func (c *Conn) MakeRoom(n int) bool {
 	return true
 }
 
-// Waiting gives the bytes that are queued for the peer and not yet taken by the
-// kernel.
+// Waiting gives the bytes that are queued for the peer or held back for it, and
+// not yet taken by the kernel.
 func (c *Conn) Waiting() int {
+	n := len(c.out) + int(c.aside)
 	if c.stream != nil {
-		return len(c.out) + c.stream.inFlight
+		n += c.stream.inFlight
 	}
-	return len(c.out)
+	return n
 }
 
 // Queued yields the messages that wait for the peer, oldest first, as they were
@@ -130,10 +131,10 @@ func (c *Conn) Queued(yield func(op Opcode, payload []byte) bool) {
 	}
 }
 
-// room reports whether n more bytes may be queued, and closes if not. A long
-// turn may fill the queue of a peer that reads well, so the socket is tried
-// before the peer is called slow.
-func (c *Conn) room(n int) bool {
+// Room reports whether n more bytes may be queued, and closes with 4008 if not.
+// A long turn may fill the queue of a peer that reads well, so the socket is
+// tried before the peer is called slow.
+func (c *Conn) Room(n int) bool {
 	if c.state != stateOpen {
 		return false
 	}
@@ -143,27 +144,34 @@ func (c *Conn) room(n int) bool {
 	}
 	c.flush()
 	if c.state == stateOpen && c.queued()+n > limit {
-		c.overflow()
+		c.overflow(EndSlow)
 	}
 	return c.state == stateOpen
 }
 
+// slowReasons are what a slow peer's close frame says, by End.
+var slowReasons = map[End]string{
+	EndSlow:    "slow",
+	EndLagging: "slow: too much has waited for too long",
+	EndBudget:  "slow: too much waits for all clients together",
+}
+
 // overflow drops all frames but the rest of one that is begun, so that the
 // close frame stands where a frame may start.
-func (c *Conn) overflow() {
+func (c *Conn) overflow(end End) {
 	if s := c.stream; s != nil {
 		sending := s.sending // the writer goes on with that
 		s.sending = nil
 		defer func() { s.sending = sending }()
 	}
-	c.tell(EndSlow, true)
+	c.tell(end, true)
 	rest := slices.Clone(c.out[:c.tail])
 	c.dropQueue()
 	if len(rest) > 0 {
-		c.out, c.held, c.tail = rest, heldOwn, len(rest)
+		c.out, c.held, c.tail = rest, heldOwn, int32(len(rest))
 		c.loop.count.QueueBytes += uint64(len(rest))
 	}
-	c.closeWith(&CloseError{Code: CloseSlow, Reason: "slow"}, EndSlow)
+	c.closeWith(&CloseError{Code: CloseSlow, Reason: slowReasons[end]}, end)
 }
 
 // queueControl queues a control frame, whatever the queue's length.
@@ -241,13 +249,16 @@ func (c *Conn) taken(n int) {
 	if n > 0 || !c.armed {
 		c.full = l.now
 	}
-	tail, rest := frameTail(c.out, c.tail, n), c.out[n:]
+	tail, rest := frameTail(c.out, int(c.tail), n), c.out[n:]
+	if len(rest) <= l.cfg.SoftQueueBytes {
+		c.over = 0
+	}
 	if c.held != heldOwn {
 		rest = slices.Clone(rest)
 		c.giveStaged()
 	}
 	l.count.QueueBytes -= uint64(n)
-	c.out, c.held, c.tail = rest, heldOwn, tail
+	c.out, c.held, c.tail = rest, heldOwn, int32(tail)
 	c.blocked = true
 	c.watch(true)
 }
@@ -280,7 +291,7 @@ func (c *Conn) drained() {
 func (c *Conn) dropQueue() {
 	c.loop.count.QueueBytes -= uint64(len(c.out))
 	c.giveStaged()
-	c.out, c.held, c.tail, c.extra = nil, heldNone, 0, 0
+	c.out, c.held, c.tail, c.extra, c.over = nil, heldNone, 0, 0, 0
 }
 
 func (c *Conn) giveStaged() {

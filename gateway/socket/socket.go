@@ -75,6 +75,9 @@ type Config struct {
 	Loops           int           // event loops; default GOMAXPROCS
 	MaxMessageBytes int           // an inbound message, reassembled; default 64 KiB; over it: close 1009
 	MaxQueueBytes   int           // outbound bytes the kernel has not taken; default 1 MiB; over it: close 4008
+	SoftQueueBytes  int           // the same, over it for all of SoftQueueTime: close 4008; default none
+	SoftQueueTime   time.Duration // default 5 s
+	QueueBudget     int           // outbound bytes of all connections together; default none; over it, the longest queues: close 4008
 	IdleTimeout     time.Duration // since bytes were last received; default 60 s, negative = none; then close 4408
 	MessageTimeout  time.Duration // from the first byte of a message, or of a control frame, to its last; default 30 s; then close 4408
 	WriteTimeout    time.Duration // a full socket that takes no byte; default 10 s; then the connection is dropped
@@ -102,6 +105,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	number("MaxMessageBytes", &cfg.MaxMessageBytes, 64<<10)
 	number("MaxQueueBytes", &cfg.MaxQueueBytes, 1<<20)
 	duration("MessageTimeout", &cfg.MessageTimeout, 30*time.Second)
+	number("SoftQueueBytes", &cfg.SoftQueueBytes, 0)
+	number("QueueBudget", &cfg.QueueBudget, 0)
+	duration("SoftQueueTime", &cfg.SoftQueueTime, 5*time.Second)
 	duration("WriteTimeout", &cfg.WriteTimeout, 10*time.Second)
 	duration("CloseTimeout", &cfg.CloseTimeout, 5*time.Second)
 	if cfg.IdleTimeout == 0 {
@@ -119,6 +125,9 @@ func (cfg *Config) tick() time.Duration {
 	shortest := min(cfg.MessageTimeout, cfg.WriteTimeout, cfg.CloseTimeout)
 	if cfg.IdleTimeout > 0 {
 		shortest = min(shortest, cfg.IdleTimeout)
+	}
+	if cfg.SoftQueueBytes > 0 {
+		shortest = min(shortest, cfg.SoftQueueTime)
 	}
 	return max(min(shortest/4, time.Second), time.Millisecond)
 }
@@ -144,6 +153,7 @@ type Loops struct {
 	loops  []*Loop
 	lastID atomic.Uint64
 	joined sync.WaitGroup
+	budget budget
 }
 
 // New starts the loops. The caller must Close them.
@@ -154,7 +164,7 @@ func New(cfg Config) (*Loops, error) {
 	}
 	ls := &Loops{cfg: cfg, loops: make([]*Loop, cfg.Loops)}
 	for i := range ls.loops {
-		if ls.loops[i], err = newLoop(&ls.cfg, i); err != nil {
+		if ls.loops[i], err = newLoop(ls, i); err != nil {
 			for _, l := range ls.loops[:i] {
 				l.poll.close()
 			}

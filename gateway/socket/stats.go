@@ -11,6 +11,8 @@ const (
 	EndProtocol                  // the peer broke RFC 6455: close 1002 or 1007
 	EndTooBig                    // message over a limit: close 1009
 	EndSlow                      // queue over its bound: close 4008
+	EndLagging                   // queue over its soft bound for too long: close 4008
+	EndBudget                    // among the longest queues when all together were over their bound: close 4008
 	EndIdle                      // nothing received: close 4408
 	EndMessageTimeout            // a message was begun and not ended: close 4408
 	EndPanic                     // its handler panicked: close 1011
@@ -21,7 +23,7 @@ const (
 )
 
 var endNames = [NumEnds]string{
-	"peer", "local", "drain", "protocol", "too_big", "slow", "idle", "message_timeout", "panic", "write_timeout", "error", "stopped",
+	"peer", "local", "drain", "protocol", "too_big", "slow", "lagging", "budget", "idle", "message_timeout", "panic", "write_timeout", "error", "stopped",
 }
 
 // String gives a short name, fit for a metric label.
@@ -31,7 +33,7 @@ func (e End) String() string { return endNames[e] }
 // state now. Each loop publishes its part at the end of a turn.
 type Stats struct {
 	Open       uint64 // connections
-	QueueBytes uint64 // outbound bytes that no kernel has taken yet
+	QueueBytes uint64 // outbound bytes that no kernel has taken yet, those held back included
 
 	Accepted uint64          // connections whose handler was opened
 	Ended    [NumEnds]uint64 // connections, by End

@@ -144,6 +144,9 @@ func (s *stream) closeWrite() {
 func (c *Conn) streamWritten(buf []byte, n int, err error) {
 	l, s := c.loop, c.stream
 	s.writing, s.inFlight, s.sending = false, 0, nil
+	if len(c.out) <= l.cfg.SoftQueueBytes {
+		c.over = 0
+	}
 	if err != nil {
 		s.sending = slices.Clone(buf[n+frameTail(buf, 0, n):]) // for those who ask what became of it
 	}
