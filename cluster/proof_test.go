@@ -1,15 +1,19 @@
 package cluster_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	verifier "github.com/ringcast/ringcast/cluster/verify"
 	"github.com/ringcast/ringcast/shared/mutant"
 )
 
@@ -46,41 +50,73 @@ func TestProof_NothingIsLostInSilence(t *testing.T) {
 	}
 }
 
+// What a machine does to one process, a short time each: no file descriptor left, a clock that jumps, memory that is bounded
+// and wanted, a stop. Scenarios of ringcast verify have them for longer.
+func TestProof_ShortOfFilesTimeAndMemory(t *testing.T) {
+	t.Parallel()
+	faults := verifier.Supported([]verifier.Class{verifier.FDs, verifier.Clock, verifier.Memory, verifier.PauseNode}, t.Output())
+	if len(faults) < 4 {
+		t.Skipf("this machine can do %v only", faults)
+	}
+	report, good := verify(t, filepath.Dir(program(t, "gateway")), nil, "--seed", "2", "--duration", "8s", "--faults", "fds,clock,memory,pause", "--no-errors")
+	t.Log(report)
+	if !good {
+		t.Error("anomalies")
+	}
+	if strings.Contains(report, "NO REAL MEMORY LIMIT") {
+		t.Skip("this machine has no cgroup for us")
+	}
+}
+
 // The checker is evidence only if it finds what is wrong: each mutant breaks one promise, and must be found.
 func TestProof_EveryMutantIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
 	}
 	bin := t.TempDir()
+	build := []string{"build", "-tags", "mutant", "-o", bin + string(filepath.Separator)}
 	for _, pkg := range []string{"gateway", "topicserver"} {
-		out, err := exec.Command("go", "build", "-tags", "mutant", "-o", bin,
-			fmt.Sprintf("github.com/ringcast/ringcast/%[1]s/cmd/%[1]s", pkg)).CombinedOutput()
-		if err != nil {
-			t.Fatalf("build %s: %v\n%s", pkg, err, out)
-		}
+		build = append(build, fmt.Sprintf("github.com/ringcast/ringcast/%[1]s/cmd/%[1]s", pkg))
 	}
-	t.Run("none", func(t *testing.T) {
-		if report, good := verify(t, bin, nil, "--seed", "3", "--duration", "6s", "--faults", "none"); !good {
-			t.Errorf("anomalies without a mutant:\n%s", report)
-		}
-	})
-	// What brings a mutant out. Some need luck with the moment, so several seeds are tried.
-	args := map[mutant.Name][]string{
-		mutant.Drop:        {"--faults", "none"},
-		mutant.Double:      {"--faults", "none"},
-		mutant.Swap:        {"--faults", "none"},
-		mutant.AckFirst:    {"--faults", "none"},
-		mutant.ReuseOffset: {"--faults", "kill-topicserver"},
-		mutant.IgnoreRing:  {"--faults", "ring"},
-		mutant.ForgetIDs:   {"--faults", "ring,churn", "--overlap", "--rate", "1500", "--window", "32", "--topics", "20"},
-		mutant.SkipSeal:    {"--faults", "ring,slow"},
+	if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
 	}
-	for _, name := range mutant.Names {
-		t.Run(string(name), func(t *testing.T) {
+	// What brings a mutant out, and what it may be found by. Some need luck with the moment, so several seeds are tried.
+	usage := "--faults none --warm-up 1s --duration 2s --rate 1000 --ids 100 --history 100"
+	memory := "--faults memory --memory-limit 40 --rate 500 --window 16 --payload 32768 --topics 60 --publishers 2 --subscribers 2 --joins 5"
+	for _, m := range []struct {
+		name         mutant.Name // "": none, which must not be found
+		args, broken string
+	}{
+		{"", "--faults none --duration 2s", ""},
+		{"", usage + " --settle 15s", ""},
+		{"", memory + " --duration 8s", ""},
+		{mutant.Drop, "--faults none --duration 2s --heal 2s", "I3 skip|I4 lost write"},
+		{mutant.Double, "--faults none --duration 2s --heal 2s", "I2 nonmonotonic"},
+		{mutant.Swap, "--faults none --duration 2s --heal 2s", "I2 nonmonotonic|I3 skip"},
+		{mutant.AckFirst, "--faults none --duration 2s --heal 2s", "I1 order|I4 lost write|I8 real time"},
+		{mutant.ReuseOffset, "--faults kill-topicserver --duration 5s --heal 3s", "I[1-8] "},
+		{mutant.IgnoreRing, "--faults ring --duration 5s --heal 3s", "I[1-8] "},
+		{mutant.ForgetIDs, "--faults ring,churn --overlap --rate 1500 --window 32 --topics 20 --duration 8s", "I7 duplicate"},
+		{mutant.SkipSeal, "--faults ring,slow --duration 8s --heal 3s", "I[1-8] "},
+		{mutant.Leak, usage + " --settle 1s", "I11 resources.* goroutines"},
+		{mutant.Hoard, memory + " --duration 12s", "by its memory limit"},
+	} {
+		t.Run(cmp.Or(string(m.name), "none "+m.args), func(t *testing.T) {
+			t.Parallel()
+			if m.name == mutant.Hoard && os.Geteuid() != 0 {
+				t.Skip("a real memory limit needs root")
+			}
 			for seed := range 6 {
-				report, good := verify(t, bin, []string{"MUTANT=" + string(name)},
-					append(args[name], "--seed", fmt.Sprint(seed+1), "--duration", "8s")...)
-				if !good {
+				report, good := verify(t, bin, []string{"MUTANT=" + string(m.name)},
+					append(strings.Fields(m.args), "--seed", fmt.Sprint(seed+1))...)
+				if m.name == "" {
+					if !good {
+						t.Errorf("anomalies without a mutant:\n%s", report)
+					}
+					return
+				}
+				if !good && regexp.MustCompile(m.broken).MatchString(report) {
 					t.Logf("found with seed %d", seed+1)
 					return
 				}

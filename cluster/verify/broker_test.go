@@ -33,6 +33,7 @@ type brokerTopic struct {
 	log   []brokerMessage // the first has offset 1
 	ids   map[string]record.Position
 	subs  map[*brokerSub]struct{}
+	hole  uint64 // an offset that was left out; 0: none
 }
 
 type brokerMessage struct {
@@ -49,6 +50,7 @@ type brokerConn struct {
 	ws   *websocket.Conn
 	out  chan []byte
 	subs map[string]*brokerSub
+	held *phx.Frame // a publish that the next one of its topic overtakes
 }
 
 func newBroker(t *testing.T, bug string) (*broker, *deployment) {
@@ -125,7 +127,15 @@ func (b *broker) frame(c *brokerConn, f phx.Frame) {
 			c.reply(f, "error", `{"reason":"unmatched topic"}`)
 			return
 		}
+		if b.bug == "lets one overtake" && c.held == nil && b.turn(11) {
+			c.held = &f
+			return
+		}
 		b.publish(c, t, f)
+		if late := c.held; late != nil && late.Topic == f.Topic && sub.joinRef == late.JoinRef {
+			c.held = nil
+			b.publish(c, t, *late)
+		}
 	}
 }
 
@@ -148,7 +158,7 @@ func (b *broker) reborn(t *brokerTopic) {
 	if b.bug != "reuses positions" || t.epoch == "" {
 		t.epoch = fmt.Sprintf("epoch%d", b.epochs)
 	}
-	t.log, t.ids = nil, make(map[string]record.Position)
+	t.log, t.ids, t.hole = nil, make(map[string]record.Position), 0
 }
 
 func (b *broker) end(t *brokerTopic, topic string, sub *brokerSub, event string) {
@@ -218,6 +228,14 @@ func (b *broker) publish(c *brokerConn, t *brokerTopic, f phx.Frame) {
 	pos, known := t.ids[opts.ID]
 	if !known || b.bug == "forgets ids" {
 		pos = record.Position{Epoch: t.epoch, Offset: uint64(len(t.log) + 1)}
+		late := t.hole > 0
+		if late {
+			pos.Offset, t.hole = t.hole, 0
+		} else if b.bug == "fills holes later" && b.turn(11) {
+			t.hole = pos.Offset
+			t.log = append(t.log, brokerMessage{pos, parts[1]})
+			pos.Offset++
+		}
 		if b.bug == "acknowledges before it commits" && b.turn(11) {
 			c.reply(f, "ok", fmt.Sprintf(`{"position":%q}`, pos))
 			return
@@ -228,7 +246,11 @@ func (b *broker) publish(c *brokerConn, t *brokerTopic, f phx.Frame) {
 			_ = json.Unmarshal(m.body, &v)
 			m.body, _ = json.Marshal(v)
 		}
-		t.log, t.ids[opts.ID] = append(t.log, m), pos
+		if t.ids[opts.ID] = pos; late {
+			t.log[pos.Offset-1] = m
+		} else {
+			t.log = append(t.log, m)
+		}
 		for sub := range t.subs {
 			if b.bug != "skips a subscriber" || !b.turn(23) {
 				sub.conn.deliver(sub, f.Topic, m)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -31,10 +32,13 @@ const (
 	Conflict        Class = "conflict"         // one node's ring file says something else than the others'
 	Churn           Class = "churn"            // clients reconnect, leave and join, many at once
 	Stall           Class = "stall"            // subscribers stop reading
+	Memory          Class = "memory"           // clients that never read fill what a node may queue; see Config.MemoryLimit
+	FDs             Class = "fds"              // a node has no file descriptor left for anything new
+	Clock           Class = "clock"            // the wall clock of one node jumps, and jumps back
 )
 
 // Classes are all classes.
-var classes = []Class{KillGateway, KillTopicServer, PauseNode, Cut, Slow, Ring, Conflict, Churn, Stall}
+var classes = []Class{KillGateway, KillTopicServer, PauseNode, Cut, Slow, Ring, Conflict, Churn, Stall, Memory, FDs, Clock}
 
 // ofClients are the classes that need nothing of the nodes.
 var ofClients = []Class{Churn, Stall}
@@ -101,6 +105,18 @@ type Config struct {
 	BackWithin time.Duration
 	// NoErrors says that no channel may end with phx_error.
 	NoErrors bool
+	// WarmUp, if set, is how long to publish without faults first. What each node uses then is the baseline to which it must
+	// come back when all faults are over.
+	WarmUp time.Duration
+	// SettleWithin bounds how long that may take. Default 90 s.
+	SettleWithin time.Duration
+	// MemoryLimit, if set, is how much memory a node may have, in bytes: a cgroup kills the node that takes more. Where there
+	// is no cgroup for us, GOMEMLIMIT has to do and a node that has taken more is an anomaly. Histories get a quarter of it.
+	MemoryLimit int64
+	// HistorySize and HistoryIDs are how many messages and publish ids of a topic are remembered. Default 100,000 and 30,000.
+	HistorySize, HistoryIDs int
+	// PayloadBytes is the size of the largest payload, if all sizes up to it are to be as likely. Default 0: most are small.
+	PayloadBytes int
 	// Tamper falsifies what subscribers receive, to see the verification fail: drop, double or swap. Default none.
 	Tamper      string
 	TamperEvery int // one message in so many; default 1000
@@ -115,6 +131,9 @@ type Config struct {
 	// Log gets a line for each step and fault. Default none.
 	Log io.Writer
 }
+
+// memoryLimit is the MemoryLimit of faults that need one, in bytes.
+const memoryLimit = 256 << 20
 
 // maxServers is how many topic servers a ring edit makes at most, at any time.
 const maxServers = 5
@@ -139,11 +158,19 @@ func (cfg Config) withDefaults() (Config, error) {
 	def(&cfg.Subscribers, 12)
 	def(&cfg.Window, 4)
 	def(&cfg.TamperEvery, 1000)
+	def(&cfg.HistorySize, 100_000)
+	def(&cfg.HistoryIDs, 30_000)
+	if cfg.MemoryLimit == 0 && slices.Contains(cfg.Faults, Memory) {
+		cfg.MemoryLimit = memoryLimit
+	}
 	if cfg.Duration == 0 {
 		cfg.Duration = 30 * time.Second
 	}
 	if cfg.HealWithin == 0 {
 		cfg.HealWithin = 10 * time.Second
+	}
+	if cfg.SettleWithin == 0 {
+		cfg.SettleWithin = 90 * time.Second
 	}
 	if cfg.Rate == 0 {
 		cfg.Rate = 200
@@ -165,7 +192,8 @@ func (cfg *Config) problems() error {
 	}{
 		{"gateways", cfg.Gateways, 1, 16}, {"topicservers", cfg.TopicServers, 1, maxServers}, {"topics", cfg.Topics, 1, 100},
 		{"publishers", cfg.Publishers, 1, 1000}, {"subscribers", cfg.Subscribers, 1, 10000}, {"window", cfg.Window, 1, 1000},
-		{"tamper-every", cfg.TamperEvery, 1, math.MaxInt32},
+		{"tamper-every", cfg.TamperEvery, 1, math.MaxInt32}, {"history", cfg.HistorySize, 1, 1_000_000}, {"ids", cfg.HistoryIDs, 1, 1_000_000},
+		{"payload", cfg.PayloadBytes, 0, 60_000},
 	} {
 		if n.value < n.min || n.value > n.max {
 			errs = append(errs, fmt.Errorf("%s is %d: must be %d to %d", n.name, n.value, n.min, n.max))
@@ -177,6 +205,7 @@ func (cfg *Config) problems() error {
 	}{
 		{"rate", cfg.Rate, 0.1, 100_000}, {"scale", cfg.Scale, 0.001, 10},
 		{"duration", cfg.Duration.Seconds(), 0.1, 7 * 24 * 3600}, {"heal", cfg.HealWithin.Seconds(), 0.1, 3600},
+		{"warm-up", cfg.WarmUp.Seconds(), 0, 24 * 3600}, {"settle", cfg.SettleWithin.Seconds(), 0.1, 3600},
 	} {
 		if math.IsNaN(x.value) || x.value < x.min || x.value > x.max {
 			errs = append(errs, fmt.Errorf("%s is %v: must be %v to %v", x.name, x.value, x.min, x.max))
@@ -186,6 +215,12 @@ func (cfg *Config) problems() error {
 		if cfg.InProcess && !slices.Contains(ofClients, c) {
 			errs = append(errs, fmt.Errorf("faults of class %s need nodes in processes of their own; in one process there are %s", c, join(ofClients)))
 		}
+	}
+	if cfg.InProcess && (cfg.MemoryLimit != 0 || cfg.WarmUp != 0) {
+		errs = append(errs, errors.New("what nodes use can be told apart, and bounded, in processes of their own only"))
+	}
+	if cfg.MemoryLimit != 0 && cfg.MemoryLimit < 32<<20 {
+		errs = append(errs, fmt.Errorf("a memory limit of %d bytes is too little: 32 MiB is the least", cfg.MemoryLimit))
 	}
 	if cfg.Joins < 0 || cfg.Joins > cfg.Topics {
 		errs = append(errs, fmt.Errorf("joins is %d: must be 1 to %d, the number of topics", cfg.Joins, cfg.Topics))
@@ -200,14 +235,15 @@ func (cfg *Config) problems() error {
 }
 
 // options are what may be expected under the configured faults. A killed topic server takes its topics' past with it, and
-// so does a hand-over for which the old owner cannot be reached. Under all other faults nobody may be told of a gap.
+// so does a hand-over for which the old owner cannot be reached; one that may have little memory forgets sooner. Under all
+// other faults nobody may be told of a gap.
 func (cfg *Config) options() check.Options {
 	has := func(c Class) bool { return slices.Contains(cfg.Faults, c) }
 	unreachable := has(Cut) || has(PauseNode) || has(Slow)
 	moves := has(Ring) || has(Conflict)
-	return check.Options{
+	opts := check.Options{
 		Positions:  !cfg.NoPositions,
-		Lossless:   !has(KillTopicServer) && !(moves && unreachable),
+		Lossless:   !has(KillTopicServer) && !(moves && (unreachable || has(FDs))) && cfg.MemoryLimit == 0,
 		Retained:   retained,
 		HealWithin: cfg.HealWithin,
 		MaxPause:   cfg.MaxPause,
@@ -215,6 +251,40 @@ func (cfg *Config) options() check.Options {
 		BackWithin: cfg.BackWithin,
 		BackFrom:   string(KillTopicServer),
 	}
+	if has(PauseNode) && !has(KillTopicServer) {
+		opts.BackFrom = string(PauseNode)
+	}
+	if cfg.WarmUp > 0 {
+		opts.Bounds = &bounds
+	}
+	return opts
+}
+
+// Unsupported says why this machine cannot do a class of faults; nil if it can.
+func Unsupported(c Class) error {
+	switch c {
+	case FDs:
+		restore, err := starve(os.Getpid())
+		if err != nil {
+			return err
+		}
+		return restore()
+	case Clock:
+		_, _, err := wallClock(os.Getpid())
+		return err
+	}
+	return nil
+}
+
+// Supported are the classes of a list that this machine can do. The others are told to out.
+func Supported(list []Class, out io.Writer) []Class {
+	return slices.DeleteFunc(slices.Clone(list), func(c Class) bool {
+		err := Unsupported(c)
+		if err != nil {
+			fmt.Fprintf(out, "LEFT OUT: faults of class %s: %v\n", c, err)
+		}
+		return err != nil
+	})
 }
 
 // topics names the topics.

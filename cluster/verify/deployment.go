@@ -23,11 +23,12 @@ import (
 // server, the ring names the proxies, and each node has a ring file of its own.
 type deployment struct {
 	// Static.
-	urls     []string
-	gateways []*node
-	servers  []*node // all that there may be
-	proxies  map[string]*chaos.Proxy
-	stop     func() error
+	urls      []string
+	gateways  []*node
+	servers   []*node // all that there may be
+	proxies   map[string]*chaos.Proxy
+	stop      func() error
+	unlimited error // why nodes that may have so much memory are not held to it; nil if they are
 
 	editing sync.Mutex // held over one edit of the ring; taken before mu
 
@@ -66,7 +67,7 @@ func deployHere(ctx context.Context, cfg Config) (*deployment, error) {
 		// What a stalled reader makes overflow.
 		Gateway: func(g *gateway.Config) { g.MaxQueue = queueBytes },
 		TopicServer: func(t *topicserver.Config) {
-			t.HistorySize, t.HistoryBytes, t.HistoryTTL, t.TopicIdle = 100_000, historyBytes, time.Hour, time.Hour
+			t.HistorySize, t.HistoryBytes, t.HistoryTTL, t.TopicIdle = cfg.HistorySize, historyBytes, time.Hour, time.Hour
 		},
 	})
 	if err != nil {
@@ -107,6 +108,9 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 			return err
 		}
 		n.env = []string{"RING_FILE=" + n.ringFile(), "ADMIN_ADDR=" + n.admin, "LOG_FORMAT=console"}
+		if cfg.MemoryLimit > 0 {
+			d.limit(n, cfg)
+		}
 		if i < cfg.Gateways {
 			n.binary = filepath.Join(bin, "gateway")
 			n.env = append(n.env, "GATEWAY_ID="+id, "GATEWAY_ADDR="+n.addr, fmt.Sprint("MAX_QUEUE_BYTES=", queueBytes))
@@ -116,7 +120,12 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 		}
 		n.binary = filepath.Join(bin, "topicserver")
 		n.env = append(n.env, "TOPICSERVER_ID="+id, "TOPICSERVER_ADDR="+n.addr, "TOPIC_IDLE=1h",
-			"HISTORY_SIZE=100000", fmt.Sprint("HISTORY_BYTES=", historyBytes), "HISTORY_TTL=1h", "HISTORY_IDS=30000")
+			fmt.Sprint("HISTORY_SIZE=", cfg.HistorySize), fmt.Sprint("HISTORY_BYTES=", historyBytes), "HISTORY_TTL=1h",
+			fmt.Sprint("HISTORY_IDS=", cfg.HistoryIDs))
+		if cfg.MemoryLimit > 0 {
+			n.remembers = cfg.MemoryLimit / 4
+			n.env = append(n.env, fmt.Sprint("HISTORY_TOTAL_BYTES=", n.remembers))
+		}
 		d.servers = append(d.servers, n)
 		proxy, err := chaos.Listen(n.addr, ids)
 		if err != nil {
@@ -128,6 +137,17 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 		}
 	}
 	return d.writeRings(d.nodes(), d.version, d.members, 1)
+}
+
+// limit bounds the memory of a node that has not been started: as containers are, with GOMEMLIMIT at nine tenths.
+func (d *deployment) limit(n *node, cfg Config) {
+	n.env = append(n.env, fmt.Sprint("GOMEMLIMIT=", cfg.MemoryLimit/10*9))
+	group, err := newCgroup(fmt.Sprintf("ringcast-verify-%d-%s", os.Getpid(), n.id), cfg.MemoryLimit)
+	if err != nil {
+		d.unlimited = err
+		return
+	}
+	n.group = group
 }
 
 // nodes are all that there may be.
@@ -187,11 +207,8 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 	return nil
 }
 
-// resize edits the ring to have so many topic servers: it starts the new ones, edits every node's file in an order by
-// rng, and stops those that are no longer named when all topic servers use that ring and they have no topics any more, or
-// have had time for that.
-//
-// begin is called before anything happens, with the members before and after.
+// resize edits the ring to have so many topic servers. begin is called before anything happens, with the members before and
+// after.
 func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand, begin func(old, members []string)) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
@@ -207,6 +224,24 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand, begi
 		members = slices.Delete(members, i, i+1)
 	}
 	begin(old, members)
+	return d.edit(ctx, old, members, rng)
+}
+
+// reset edits the ring to have the members that it had once, if it has others.
+func (d *deployment) reset(ctx context.Context, members []string) error {
+	d.editing.Lock()
+	defer d.editing.Unlock()
+	old := d.inRing()
+	if slices.Equal(slices.Sorted(slices.Values(old)), slices.Sorted(slices.Values(members))) {
+		return nil
+	}
+	return d.edit(ctx, old, members, rand.New(rand.NewPCG(1, 1)))
+}
+
+// edit makes the ring have other members: it starts the new ones, edits every node's file in an order by rng, and stops
+// those that are no longer named when all topic servers use that ring and they have no topics any more, or have had time for
+// that. The caller holds editing.
+func (d *deployment) edit(ctx context.Context, old, members []string, rng *rand.Rand) error {
 	version := d.nextVersion()
 	d.mu.Lock()
 	d.members = members
@@ -324,6 +359,11 @@ func (d *deployment) stopNodes() error {
 	for _, p := range d.proxies {
 		p.Close()
 	}
+	for _, n := range d.nodes() {
+		if n.group != nil {
+			errs = append(errs, n.group.remove())
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -343,3 +383,5 @@ func (p *ports) free() (string, error) {
 	}
 	return "", errors.New("no free port from 20000 to 31000")
 }
+
+func (d *deployment) isGateway(n *node) bool { return slices.Contains(d.gateways, n) }

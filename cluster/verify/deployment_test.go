@@ -20,11 +20,14 @@ import (
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
-// TestMain is also the main function of the stand-ins for gateways and topic servers, which do nothing but be ready.
+// TestMain is also the main function of the stand-ins for gateways and topic servers, which do nothing but be ready, and of
+// a process to do harm to.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "gateway", "topicserver":
 		standIn()
+	case "child":
+		answer()
 	default:
 		// Under the race detector a process takes a second to exit otherwise.
 		_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
@@ -258,20 +261,30 @@ func TestWhatIsPromised(t *testing.T) {
 		{nil, true},
 		{[]Class{KillGateway, PauseNode, Cut, Slow, Churn, Stall}, true},
 		{[]Class{Ring, Churn}, true},
+		{[]Class{FDs, Clock}, true},
 		{[]Class{Ring, Cut}, false},
+		{[]Class{Ring, FDs}, false},
 		{[]Class{KillTopicServer}, false},
 	} {
 		cfg := Config{Faults: tt.faults}
-		if got, want := cfg.options(), (check.Options{Positions: true, Lossless: tt.lossless, Retained: retained, BackFrom: "kill-topicserver"}); got != want {
+		want := check.Options{Positions: true, Lossless: tt.lossless, Retained: retained, BackFrom: "kill-topicserver"}
+		if slices.Contains(tt.faults, PauseNode) {
+			want.BackFrom = "pause"
+		}
+		if got := cfg.options(); got != want {
 			t.Errorf("%v: %+v, want %+v", tt.faults, got, want)
 		}
+	}
+	if cfg, err := (Config{Faults: []Class{Memory}, WarmUp: time.Second}).withDefaults(); err != nil || cfg.options().Lossless ||
+		cfg.MemoryLimit != memoryLimit || cfg.options().Bounds == nil {
+		t.Errorf("with a bounded memory: %v, %+v", err, cfg)
 	}
 }
 
 func TestParseClasses(t *testing.T) {
 	for text, want := range map[string]string{
 		"none": "none", "": "none", "churn, cut,churn": "churn,cut",
-		"all": "churn,conflict,cut,kill-gateway,kill-topicserver,pause,ring,slow,stall",
+		"all": "churn,clock,conflict,cut,fds,kill-gateway,kill-topicserver,memory,pause,ring,slow,stall",
 	} {
 		list, err := ParseClasses(text)
 		if got := join(list); err != nil || got != want {

@@ -42,8 +42,10 @@ func (n *nemesis) work(ctx context.Context, steps []step) {
 func (n *nemesis) take(ctx context.Context, s step) {
 	var err error
 	switch s.class {
-	case KillGateway, KillTopicServer, PauseNode:
+	case KillGateway, KillTopicServer, PauseNode, FDs, Clock:
 		err = n.hitNode(ctx, s)
+	case Memory:
+		n.crowd(ctx, s)
 	case Cut, Slow:
 		n.hitLink(ctx, s)
 	case Ring:
@@ -116,11 +118,16 @@ func (n *nemesis) hitNode(ctx context.Context, s step) error {
 	defer lock.(*sync.Mutex).Unlock()
 	n.begin(s, node.id)
 	defer n.over(s)
-	if s.class == PauseNode {
+	switch s.class {
+	case PauseNode:
 		node.pause()
 		defer node.resume()
 		sleep(ctx, s.lasts)
 		return nil
+	case FDs:
+		return n.starve(ctx, s, node)
+	case Clock:
+		return jumpClock(ctx, s, node)
 	}
 	node.kill()
 	sleep(ctx, s.lasts)

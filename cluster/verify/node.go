@@ -29,6 +29,8 @@ type node struct {
 	id, addr, admin string
 	binary, dir     string   // its ring file and its log are in dir
 	env             []string // besides that of this process
+	group           *cgroup  // bounds its memory; nil: nothing does
+	remembers       int64    // bytes that a topic server may remember; 0: nothing is said
 	died            func(id, reason string)
 
 	mu       sync.Mutex
@@ -54,6 +56,10 @@ func (n *node) start() error {
 	}
 	defer func() { _ = log.Close() }() // the process has its own
 	cmd := exec.Command(n.binary)
+	if n.group != nil {
+		// It joins before it becomes the node, so that all its memory counts.
+		cmd = exec.Command("/bin/sh", "-c", `echo $$ >"$0" && exec "$1"`, n.group.procs(), n.binary)
+	}
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -71,9 +77,24 @@ func (n *node) wait(cmd *exec.Cmd, gone chan struct{}) {
 	defer n.mu.Unlock()
 	n.cmd, n.err = nil, err
 	close(gone)
-	if !n.expected {
-		n.died(n.id, fmt.Sprintf("ended by itself: %v; its log is %s", cmd.ProcessState, filepath.Join(n.dir, "log")))
+	if n.expected {
+		return
 	}
+	why := ""
+	if n.group != nil && n.group.killed() > 0 {
+		why = ", by its memory limit"
+	}
+	n.died(n.id, fmt.Sprintf("ended by itself: %v%s; its log is %s", cmd.ProcessState, why, filepath.Join(n.dir, "log")))
+}
+
+// pid is the process's id; 0 while it does not run.
+func (n *node) pid() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil {
+		return 0
+	}
+	return n.cmd.Process.Pid
 }
 
 // expectEnd allows the process to end, and returns a channel that is closed when it has; nil if it does not run.

@@ -13,13 +13,14 @@ import (
 type step struct {
 	at, lasts time.Duration // from the start of the faults
 	class     Class
-	node      int         // index of the victim among the nodes that are candidates then
-	peer      int         // the other end of a link, likewise
-	link      chaos.Fault // of a link
-	count     int         // topic servers that a ring edit makes
-	how       string      // of clients' faults, and of a conflict
-	share     float64     // of the clients that are hit
-	seed      uint64      // of what is left to decide then
+	node      int           // index of the victim among the nodes that are candidates then
+	peer      int           // the other end of a link, likewise
+	link      chaos.Fault   // of a link
+	count     int           // topic servers that a ring edit makes, or clients that do not read
+	jump      time.Duration // of a clock
+	how       string        // of clients' faults, and of a conflict
+	share     float64       // of the clients that are hit
+	seed      uint64        // of what is left to decide then
 }
 
 // String describes a step; what its node and peer are is known when it is taken.
@@ -33,6 +34,10 @@ func (s step) String() string {
 		return fmt.Sprintf("%s %.0f %% of the clients", s.how, 100*s.share)
 	case Stall:
 		return fmt.Sprintf("%.0f %% of the subscribers", 100*s.share)
+	case Memory:
+		return fmt.Sprintf("%d clients that do not read", s.count)
+	case Clock:
+		return fmt.Sprintf("jumps by %v", s.jump)
 	}
 	return s.how
 }
@@ -40,7 +45,7 @@ func (s step) String() string {
 // plan decides all faults of a run. The same configuration gives the same plan.
 func plan(cfg Config) []step {
 	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
-	if sc, ok := scenarios[cfg.Scenario]; ok {
+	if sc, ok := scenarios[cfg.Scenario]; ok && sc.plan != nil {
 		return sc.plan(rng)
 	}
 	if len(cfg.Faults) == 0 {
@@ -109,8 +114,19 @@ func (s *step) decide(rng *rand.Rand, servers int) {
 	case Stall:
 		s.lasts = jitter(rng, time.Second, 5*time.Second)
 		s.share = []float64{0.1, 0.3}[rng.IntN(2)]
+	case Memory:
+		s.lasts = jitter(rng, time.Second, 3*time.Second)
+		s.count = 10 + rng.IntN(40)
+	case FDs:
+		s.lasts = jitter(rng, time.Second, 5*time.Second)
+	case Clock:
+		s.lasts = jitter(rng, time.Second, 4*time.Second)
+		s.jump = jumps[rng.IntN(len(jumps))]
 	}
 }
+
+// jumps are those of clocks: summer time, a wrong time zone, a battery that was empty, a year that was mistyped.
+var jumps = []time.Duration{time.Hour, -time.Hour, 11 * time.Hour, -20 * 365 * 24 * time.Hour, 10 * 365 * 24 * time.Hour}
 
 // oneWay restricts a link's fault to one direction, in one case of two.
 func (s *step) oneWay(rng *rand.Rand) {

@@ -27,9 +27,10 @@ type publisher struct {
 	*client
 
 	// Static.
-	rng *rand.Rand
-	// ended, if set, is called on the loop with every publish that has ended.
-	ended func(topic, id string, kind record.Kind)
+	rng   *rand.Rand
+	bytes int // of the largest payload, all sizes being as likely; 0: most are small
+	// ended, if set, is called on the loop with the record of every publish that has ended.
+	ended func(record.Record)
 
 	inFlight atomic.Int64 // publishes that have begun and not ended
 
@@ -100,7 +101,10 @@ func (p *publisher) begin(topic string) bool {
 // body makes a payload: mostly short, sometimes long, and with what a server that encodes it anew would change.
 func (p *publisher) body(id string) []byte {
 	size := p.rng.IntN(500)
-	if p.rng.IntN(50) == 0 {
+	switch {
+	case p.bytes > 0:
+		size = p.rng.IntN(p.bytes)
+	case p.rng.IntN(50) == 0:
 		size = 8 << 10
 	}
 	return fmt.Appendf(nil, `{"id":%q, "n":1.0,"s":"\u0041<é","pad":"%s"}`, id, strings.Repeat("x", size))
@@ -170,21 +174,21 @@ func (p *publisher) end(pub *publish, rec record.Record) {
 	p.inFlight.Add(-1)
 	p.busy[pub.topic]--
 	if p.ended != nil {
-		p.ended(pub.topic, pub.id, rec.Kind)
+		p.ended(rec)
 	}
 }
 
-// newProbe returns a publisher that publishes to each topic until one publish has succeeded there. acked gets the id of
-// each, and has room for all.
-func newProbe(log *record.Log, name string, cfg clientConfig, topics []string, acked chan<- [2]string) *publisher {
+// newProbe returns a publisher that publishes to each topic until one publish has succeeded there. acked gets the record
+// of each, and has room for all.
+func newProbe(log *record.Log, name string, cfg clientConfig, topics []string, acked chan<- record.Record) *publisher {
 	p := newPublisher(log, name, cfg, topics)
 	var missing []string
-	p.ended = func(topic, id string, kind record.Kind) {
-		if kind == record.OK {
-			acked <- [2]string{topic, id}
+	p.ended = func(end record.Record) {
+		if end.Kind == record.OK {
+			acked <- end
 			return
 		}
-		time.AfterFunc(retryPause, func() { p.socket.Do(func() { missing = retake(p, append(missing, topic)) }) })
+		time.AfterFunc(retryPause, func() { p.socket.Do(func() { missing = retake(p, append(missing, end.Topic)) }) })
 	}
 	missing = slices.Clone(topics)
 	for _, topic := range topics {

@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/ringcast/ringcast/cluster/verify/record"
 )
 
 // shown is how many anomalies a report shows in full.
@@ -35,6 +39,9 @@ func (res *Result) Print(out io.Writer, again string) {
 	fmt.Fprintf(table, "  at the end\t%d of %d topics take publishes; %d of %d memberships have everything\n",
 		n.Probed, n.Topics, n.FinalPositionsSeen, n.Subscribers)
 	_ = table.Flush() // out is the terminal, or a buffer
+	for _, note := range res.Notes {
+		fmt.Fprintln(out, note)
+	}
 	if len(res.Pauses) > 0 {
 		fmt.Fprintln(out, "\nlongest time that publishes waited and none was acknowledged, per fault and topic:")
 		table = tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -44,6 +51,7 @@ func (res *Result) Print(out io.Writer, again string) {
 		}
 		_ = table.Flush()
 	}
+	res.printNodes(out)
 	if len(res.Anomalies) == 0 {
 		fmt.Fprintf(out, "\nno anomalies\n")
 		return
@@ -57,6 +65,43 @@ func (res *Result) Print(out io.Writer, again string) {
 	}
 	fmt.Fprintf(out, "records: %s, logs: %s\n", filepath.Join(res.Dir, "records"), res.Dir)
 	fmt.Fprintf(out, "the same faults again: %s\n", again)
+}
+
+// printNodes writes what each node used: warm and before the faults, the most under load, and when all was over.
+func (res *Result) printNodes(out io.Writer) {
+	if len(res.Nodes) == 0 {
+		return
+	}
+	fmt.Fprintln(out, "\nwhat each node used before the faults, at most during them, and after them:")
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "node\tgoroutines\tdescriptors\tof clients\theap MiB\tresident MiB\t")
+	for _, n := range res.Nodes {
+		row := func(of func(*record.Usage) string) string {
+			words := []string{"–", of(&n.Peak), "–"}
+			if n.Base != nil {
+				words[0] = of(n.Base)
+			}
+			if n.Final != nil {
+				words[2] = of(n.Final)
+			}
+			return strings.Join(words, " / ")
+		}
+		number := func(of func(*record.Usage) int) string {
+			return row(func(u *record.Usage) string { return strconv.Itoa(of(u)) })
+		}
+		mib := func(of func(*record.Usage) int64) string {
+			return row(func(u *record.Usage) string { return fmt.Sprintf("%.1f", float64(of(u))/(1<<20)) })
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t\n", n.Node,
+			number(func(u *record.Usage) int { return u.Goroutines }), number(func(u *record.Usage) int { return u.FDs }),
+			number(func(u *record.Usage) int { return u.Clients }),
+			mib(func(u *record.Usage) int64 { return u.Heap }), mib(func(u *record.Usage) int64 { return u.RSS }))
+	}
+	_ = table.Flush()
+	if res.Config.WarmUp > 0 {
+		fmt.Fprintf(out, "afterwards at most: %d goroutines and %d descriptors (without those of clients) more, heap %+.0f %% and %d MiB, resident %+.0f %% and %d MiB\n",
+			bounds.Goroutines, bounds.FDs, 100*bounds.Heap, bounds.HeapSlack>>20, 100*bounds.RSS, bounds.RSSSlack>>20)
+	}
 }
 
 func ms(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

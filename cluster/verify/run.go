@@ -30,6 +30,7 @@ type Result struct {
 	Config Config        // with all defaults in place
 	Took   time.Duration // all of it
 	Dir    string        // of records and logs, which are kept on an anomaly; "" if they are not
+	Notes  []string      // what else is to be known about the run, a line each
 }
 
 // Run runs one verification. The error is about the verification itself: anomalies are in the Result.
@@ -51,7 +52,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := r.do(ctx, dir); err != nil {
 		return nil, fmt.Errorf("verify: %w; logs: %s", err, dir)
 	}
-	res := &Result{Report: check.Check(r.log.Records(), cfg.options()), Config: cfg, Took: r.log.Now()}
+	res := &Result{Report: check.Check(r.log.Records(), cfg.options()), Config: cfg, Took: r.log.Now(), Notes: r.notes}
 	if len(res.Anomalies) > 0 {
 		res.Dir = dir
 		return res, r.log.Save(filepath.Join(dir, "records"))
@@ -74,6 +75,10 @@ type run struct {
 	clients     []*client // all of them
 	subscribers []*client
 	publishers  []*publisher
+
+	notes   []string
+	base    map[string]*record.Usage // after the warm-up, by node
+	members []string                 // of the ring then
 }
 
 func newRun(cfg Config) *run {
@@ -94,6 +99,9 @@ func (r *run) do(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { r.failed(r.cluster.stop()) }()
+	if why := r.cluster.unlimited; why != nil {
+		r.notes = append(r.notes, fmt.Sprintf("NO REAL MEMORY LIMIT: only GOMEMLIMIT was set, and what nodes had taken was looked at in the end: %v", why))
+	}
 	return r.exercise(ctx)
 }
 
@@ -110,7 +118,10 @@ func (r *run) exercise(ctx context.Context) error {
 	if err := r.start(ctx, clientCtx); err != nil {
 		return err
 	}
-	r.publish(ctx, r.disturb)
+	if r.cfg.WarmUp > 0 {
+		r.warmUp(ctx)
+	}
+	r.publish(ctx, r.cfg.Duration, r.disturb)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -120,6 +131,10 @@ func (r *run) exercise(ctx context.Context) error {
 	r.finish(ctx, clientCtx)
 	r.main.Add(record.Record{Kind: record.End})
 	r.failed(r.cluster.waitReady(ctx))
+	if r.cfg.WarmUp > 0 {
+		r.settle(ctx)
+	}
+	r.memory()
 	return ctx.Err()
 }
 
@@ -135,7 +150,7 @@ func (r *run) failed(err error) {
 func (r *run) clientConfig(i int, subscriber bool) clientConfig {
 	cfg := clientConfig{
 		urls: r.cluster.urls, scale: r.cfg.Scale, positions: !r.cfg.NoPositions,
-		rng: rand.New(rand.NewPCG(r.cfg.Seed, 100+uint64(i))),
+		rng: rand.New(rand.NewPCG(r.cfg.Seed, 100+uint64(i))), buffer: 8 * r.cfg.PayloadBytes,
 	}
 	if subscriber {
 		cfg.tamper, cfg.every = r.cfg.Tamper, r.cfg.TamperEvery
@@ -158,6 +173,7 @@ func (r *run) start(ctx, clientCtx context.Context) error {
 	r.clients = slices.Clone(r.subscribers)
 	for i := range r.cfg.Publishers {
 		p := newPublisher(r.log, fmt.Sprintf("pub-%d", i+1), r.clientConfig(r.cfg.Subscribers+i, false), r.topics)
+		p.bytes = r.cfg.PayloadBytes
 		r.publishers = append(r.publishers, p)
 		r.clients = append(r.clients, p.client)
 	}
@@ -192,10 +208,10 @@ func (r *run) wait(ctx context.Context, d time.Duration, clients []*client, ok f
 	}
 }
 
-// publish has the publishers publish while disturb runs, and for the configured time at least, and returns when the
-// publishes in flight have ended.
-func (r *run) publish(ctx context.Context, disturb func(context.Context)) {
-	r.logf("publishing for %v", r.cfg.Duration)
+// publish has the publishers publish while disturb runs, and for a time at least, and returns when the publishes in flight
+// have ended.
+func (r *run) publish(ctx context.Context, least time.Duration, disturb func(context.Context)) {
+	r.logf("publishing for %v", least)
 	publishing, stop := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	for _, p := range r.publishers {
@@ -205,7 +221,7 @@ func (r *run) publish(ctx context.Context, disturb func(context.Context)) {
 	}
 	begun := time.Now()
 	disturb(ctx)
-	sleep(ctx, r.cfg.Duration-time.Since(begun))
+	sleep(ctx, least-time.Since(begun))
 	for r.enough != nil && !r.enough() && sleep(ctx, poll) {
 	}
 	stop()
@@ -222,23 +238,30 @@ func (r *run) publish(ctx context.Context, disturb func(context.Context)) {
 
 func (r *run) disturb(ctx context.Context) {
 	n := &nemesis{r: r, actor: r.log.Actor("nemesis")}
+	if r.cfg.WarmUp > 0 {
+		watching, stop := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() { r.watch(watching) })
+		defer watch.Wait()
+		defer stop()
+	}
 	n.work(ctx, plan(r.cfg))
 }
 
 // finish publishes to each topic until that succeeds, waits for all subscribers to receive it, and has a new client read
 // each topic from where its epoch was first heard of. What takes too long the check finds missing.
 func (r *run) finish(ctx, clientCtx context.Context) {
-	acked := make(chan [2]string, len(r.topics))
+	acked := make(chan record.Record, len(r.topics))
 	probe := newProbe(r.log, "probe", r.clientConfig(1000, false), r.topics, acked)
 	r.clients = append(r.clients, probe.client)
 	probe.run(clientCtx)
-	last := make(map[string]string) // by topic: the id of its last message
+	last := make(map[string]record.Record) // by topic: the acknowledgment of its last message
 	timeout := time.NewTimer(r.cfg.HealWithin)
 	defer timeout.Stop()
 	for len(last) < len(r.topics) {
 		select {
 		case ack := <-acked:
-			last[ack[0]] = ack[1]
+			last[ack.Topic] = ack
 			continue
 		case <-timeout.C:
 		case <-ctx.Done():
@@ -246,8 +269,14 @@ func (r *run) finish(ctx, clientCtx context.Context) {
 		r.logf("a publish succeeded on %d of %d topics only", len(last), len(r.topics))
 		return
 	}
-	arrived := func(topic string, p progress) bool { return p.joined && p.last == last[topic] }
-	if !r.wait(ctx, r.cfg.HealWithin, r.clients, arrived) {
+	r.logf("all topics take publishes")
+	// Who is told of a gap may begin at the last message, and does not receive that.
+	arrived := func(topic string, p progress) bool {
+		return p.joined && (p.last == last[topic].ID || !p.at.IsZero() && p.at == last[topic].Position)
+	}
+	if r.wait(ctx, r.cfg.HealWithin, r.clients, arrived) {
+		r.logf("all clients have arrived at the last message of each topic")
+	} else {
 		r.logf("not all clients have arrived at the last message of each topic")
 	}
 	if r.cfg.NoPositions {
@@ -260,9 +289,9 @@ func (r *run) finish(ctx, clientCtx context.Context) {
 	}
 	r.clients = append(r.clients, final)
 	final.run(clientCtx)
-	// Who is told of a gap begins at the last message, and has nothing to wait for.
-	told := func(topic string, p progress) bool { return p.joined && (p.last == last[topic] || p.gap) }
-	if !r.wait(ctx, r.cfg.HealWithin, []*client{final}, told) {
+	if r.wait(ctx, r.cfg.HealWithin, []*client{final}, arrived) {
+		r.logf("the final read has arrived there, too")
+	} else {
 		r.logf("the final read did not arrive at the last message of each topic")
 	}
 }

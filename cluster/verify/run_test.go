@@ -140,6 +140,8 @@ func TestBugsAreFound(t *testing.T) {
 		"acknowledges before it commits": check.Order,
 		"applies what it refuses":        check.Undead,
 		"encodes anew":                   check.Phantom,
+		"fills holes later":              check.RealTime,
+		"lets one overtake":              check.FIFO,
 	} {
 		t.Run(bug, func(t *testing.T) {
 			t.Parallel()

@@ -88,6 +88,68 @@ var scenarios = map[string]scenario{
 			return steps
 		},
 	},
+	// A topic server, then a gateway stands still for a while.
+	"pauses": {
+		config: Config{Faults: []Class{PauseNode}, Rate: 300, Duration: 110 * time.Second, BackWithin: 5 * time.Second},
+		plan: func(rng *rand.Rand) (steps []step) {
+			at := time.Second
+			for _, lasts := range []time.Duration{time.Second, 5 * time.Second, 30 * time.Second} {
+				for _, first := range []int{0, 2} { // of the running nodes, two topic servers and two gateways
+					steps = append(steps, step{at: at, class: PauseNode, node: first + rng.IntN(2), lasts: lasts})
+					at += lasts + 4*time.Second
+				}
+			}
+			return steps
+		},
+	},
+	// A gateway, then a topic server has no file descriptor left, while clients reconnect.
+	"fds": {
+		config: Config{Faults: []Class{FDs, Churn}, Rate: 500, Duration: 40 * time.Second, NoErrors: true, Overlap: true},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i, node := range []int{2, 3, 0, 1} {
+				at := time.Duration(1+9*i) * time.Second
+				steps = append(steps,
+					step{at: at, class: FDs, node: node, peer: rng.IntN(2), lasts: 5 * time.Second},
+					step{at: at + time.Second, class: Churn, how: "drop", share: 0.5, seed: rng.Uint64()})
+			}
+			return steps
+		},
+	},
+	// Histories and the queues of clients that never read fill what memory they may have.
+	"memory": {
+		config: Config{
+			Faults: []Class{Memory, Stall}, Rate: 250, Duration: 40 * time.Second, Topics: 60, Publishers: 2, Subscribers: 8, Joins: 9,
+			Overlap: true, PayloadBytes: 32 << 10, MemoryLimit: 64 << 20,
+		},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i := range 3 {
+				at := time.Duration(5+11*i) * time.Second
+				steps = append(steps,
+					step{at: at, class: Memory, count: 80, lasts: 7 * time.Second},
+					step{at: at + time.Second, class: Stall, share: 0.3, lasts: 3 * time.Second, seed: rng.Uint64()})
+			}
+			return steps
+		},
+	},
+	// The wall clock of each node jumps ahead, back and far, while presence, names, histories and links count their times.
+	"clock": {
+		config: Config{Faults: []Class{Clock}, Rate: 500, Duration: 35 * time.Second, NoErrors: true, MaxPause: 2 * time.Second},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i := range 8 {
+				steps = append(steps, step{
+					at: time.Duration(1+4*i) * time.Second, class: Clock, node: i % 4, jump: jumps[(i+rng.IntN(2))%len(jumps)],
+					lasts: 3 * time.Second,
+				})
+			}
+			return steps
+		},
+	},
+	// Load and every kind of fault for long; afterwards no node may use more than before.
+	"soak": {
+		config: Config{
+			Faults: classes, Rate: 200, Duration: 10 * time.Minute, WarmUp: time.Minute, Topics: 4, Subscribers: 8, HistorySize: 2000, HistoryIDs: 2000,
+		},
+	},
 }
 
 // Scenarios names the scenarios.

@@ -30,8 +30,8 @@ type client struct {
 // progress is how far a client has come on one topic.
 type progress struct {
 	joined bool
-	gap    bool   // the last join was told of one
-	last   string // id of the last message received
+	last   string          // id of the last message received
+	at     record.Position // of it, or of the last join
 }
 
 // member is a client's membership of one topic.
@@ -51,6 +51,7 @@ type clientConfig struct {
 	rng       *rand.Rand
 	tamper    string
 	every     int // one message in so many
+	buffer    int // for what is received; 0: the default of phx
 }
 
 // newClient returns a client that is not running yet.
@@ -60,7 +61,7 @@ func newClient(log *record.Log, name string, cfg clientConfig) *client {
 		members: make(map[string]*member), seen: make(map[string]progress),
 	}
 	socket := phx.Config{
-		URLs: cfg.urls, Rand: cfg.rng, Scale: cfg.scale,
+		URLs: cfg.urls, Rand: cfg.rng, Scale: cfg.scale, ReadBuffer: cfg.buffer,
 		OnClose: c.closed,
 		OnBad:   func(err error) { c.actor.Add(record.Record{Kind: record.Bad, Reason: err.Error()}) },
 	}
@@ -162,7 +163,7 @@ func (c *client) joined(m *member, response json.RawMessage) {
 		}
 	}
 	c.actor.Add(r)
-	c.progress(topic, func(p *progress) { p.joined, p.gap = true, !r.Recovered && !r.Asked.IsZero() })
+	c.progress(topic, func(p *progress) { p.joined, p.at = true, r.Position })
 	if m.joined != nil {
 		m.joined()
 	}
@@ -182,7 +183,7 @@ func (c *client) received(m *member, ref string, payload json.RawMessage) {
 		}
 	}
 	c.actor.Add(r)
-	c.progress(topic, func(p *progress) { p.last = body.ID })
+	c.progress(topic, func(p *progress) { p.last, p.at = body.ID, r.Position })
 }
 
 // sum is the hash that stands for a payload in records.

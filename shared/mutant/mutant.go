@@ -17,7 +17,9 @@ const (
 	IgnoreRing  Name = "ignore-ring"  // a topic server keeps serving topics that a new ring gives to others
 	ForgetIDs   Name = "forget-ids"   // a handover does not take the window of publish ids along
 	SkipSeal    Name = "skip-seal"    // a gateway goes over to a new owner without waiting for what the old one still has to say
+	Leak        Name = "leak"         // a topic server leaves a goroutine behind for one publish in twenty
+	Hoard       Name = "hoard"        // a topic server's histories may take as much memory as they like, all together
 )
 
 // Names lists them.
-var Names = []Name{Drop, Double, Swap, ReuseOffset, AckFirst, IgnoreRing, ForgetIDs, SkipSeal}
+var Names = []Name{Drop, Double, Swap, ReuseOffset, AckFirst, IgnoreRing, ForgetIDs, SkipSeal, Leak, Hoard}

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/ringcast/ringcast/shared/mutant"
 )
 
 // Config bounds a Memory. A bound of zero is its default. A negative bound keeps nothing: every past is then lost at
@@ -281,7 +283,7 @@ func (m *Memory) expireLocked(p *past, cutoff time.Duration) {
 // evictLocked forgets topics until all of them together are within their bound. The last used one stays: it is within
 // its own bound, which is no higher.
 func (m *Memory) evictLocked() {
-	for m.stats.Bytes > m.cfg.TotalBytes {
+	for m.stats.Bytes > m.cfg.TotalBytes && !mutant.Is(mutant.Hoard) {
 		p := m.use.newer
 		m.stats.Evicted += uint64(p.n)
 		m.removeLocked(p)

@@ -351,6 +351,9 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 		tn.Reply(from, req.Ref, linkpb.Code_OK, "", pos)
 		return
 	}
+	if mutant.Is(mutant.Leak) && pos.Offset%20 == 0 {
+		go func() { select {} }()
+	}
 	m.Topic, m.Position, m.Event, m.Payload, m.Binary = t.name, pos, req.Event, req.Payload, req.Binary
 	span := r.beginSpan(tn, t, req)
 	m.Trace = span.Context(req.Trace)

@@ -41,7 +41,13 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	fs.DurationVar(&cfg.BackWithin, "back", 0, "how long publishing may take to succeed once a killed topic server is back; 0: not bounded")
 	fs.BoolVar(&cfg.NoErrors, "no-errors", false, "no channel may end with phx_error")
 	fs.StringVar(&cfg.Scenario, "scenario", "", "one of "+strings.Join(verify.Scenarios(), ", ")+": sets faults, their times and what is promised; other options override")
-	faults := fs.String("faults", "", "comma-separated: kill-gateway, kill-topicserver, pause, cut, slow, ring, conflict, churn, stall; all; none (default all, of clients with --in-process)")
+	fs.DurationVar(&cfg.WarmUp, "warm-up", 0, "publish without faults for so long first, and see that nodes use no more afterwards than then; 0: do not look")
+	fs.DurationVar(&cfg.SettleWithin, "settle", 90*time.Second, "how long it may take until they do")
+	memory := fs.Int("memory-limit", 0, "MiB that a node may have; 0: without the fault memory, as much as it likes")
+	fs.IntVar(&cfg.PayloadBytes, "payload", 0, "bytes of the largest payload, all sizes being as likely; 0: most are small")
+	fs.IntVar(&cfg.HistorySize, "history", 100_000, "messages remembered per topic, within 2 MiB")
+	fs.IntVar(&cfg.HistoryIDs, "ids", 30_000, "publish ids remembered per topic")
+	faults := fs.String("faults", "", "comma-separated: kill-gateway, kill-topicserver, pause, cut, slow, ring, conflict, churn, stall, memory, fds, clock; all; none (default all, of clients with --in-process)")
 	positions := fs.Bool("positions", true, "join with a since key, so that clients resume; false: plain Phoenix")
 	seed := fs.Uint64("seed", 0, "decides the faults; 0: draw one")
 	seeds := fs.Int("seeds", 1, "run so many times, with successive seeds")
@@ -65,6 +71,12 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 			return fmt.Errorf("%w: %w", errUsage, err)
 		}
 	}
+	if *memory != 0 {
+		cfg.MemoryLimit = int64(*memory) << 20
+	}
+	if err := leaveOut(out, &cfg, *faults == "all"); err != nil {
+		return err
+	}
 	if *seeds < 1 {
 		return fmt.Errorf("%w: seeds is %d: must be 1 or more", errUsage, *seeds)
 	}
@@ -79,6 +91,20 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 		*seed = rand.Uint64N(1_000_000) + 1
 	}
 	return verifySeeds(ctx, out, cfg, *seed, *seeds, func(seed uint64) string { return repeat(fs, seed) })
+}
+
+// leaveOut leaves out the faults that this machine cannot do, loudly, when all there are were asked for. Else they are an error.
+func leaveOut(out io.Writer, cfg *verify.Config, all bool) error {
+	if all || cfg.Scenario == "soak" {
+		cfg.Faults = verify.Supported(cfg.Faults, out)
+		return nil
+	}
+	for _, c := range cfg.Faults {
+		if err := verify.Unsupported(c); err != nil {
+			return fmt.Errorf("verify: faults of class %s: %w", c, err)
+		}
+	}
+	return nil
 }
 
 // useScenario takes a scenario's configuration and sets again what the command line sets.

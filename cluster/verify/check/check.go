@@ -13,6 +13,7 @@
 //	I8   real time   what was acknowledged before another was begun stands before it
 //	I9   fifo        what one publisher sent first stands first
 //	I10  stuck       after the last fault publishing works, and all subscribers arrive at the same position
+//	I11  resources   a node uses no more when all is over than before it began, and its queues kept their bounds
 //	I12  pause       how long publishes of a topic were not acknowledged
 //	node died        a process ended by itself, or did not do what it was told
 //
@@ -42,6 +43,7 @@ const (
 	RealTime  = "I8 real time"
 	FIFO      = "I9 fifo"
 	Stuck     = "I10 stuck"
+	Resources = "I11 resources"
 	Pause     = "I12 pause"
 	NodeDied  = "node died"
 )
@@ -64,6 +66,8 @@ type Options struct {
 	BackFrom   string
 	// NoErrors says that no channel may end with phx_error.
 	NoErrors bool
+	// Bounds say how much more than before a node may use at the end. Nil: it is only measured.
+	Bounds *Bounds
 }
 
 // Anomaly is a broken invariant.
@@ -102,6 +106,7 @@ type Report struct {
 	Anomalies []Anomaly
 	Counts    Counts
 	Pauses    []PauseStats
+	Nodes     []NodeUsage // of nodes that were asked, by their ids
 }
 
 // Check checks records, which must be in the order of their times.
@@ -131,8 +136,9 @@ func Check(records []record.Record, opts Options) *Report {
 	}
 	c.checkPauses(names)
 	c.checkBack(names)
+	nodes := c.checkResources()
 	c.counts.Topics = len(c.topics)
-	return &Report{Anomalies: c.anomalies, Counts: c.counts, Pauses: c.pauses}
+	return &Report{Anomalies: c.anomalies, Counts: c.counts, Pauses: c.pauses, Nodes: nodes}
 }
 
 // checker is one check at work.
@@ -142,6 +148,7 @@ type checker struct {
 	topics map[string]*topic    // by name
 	actors map[string][]*stream // by actor: a closed socket ends all its memberships
 	faults []window
+	used   []*record.Record
 
 	heal, end *record.Record
 
@@ -234,6 +241,8 @@ func (c *checker) index(r *record.Record) {
 		c.heal = r
 	case record.End:
 		c.end = r
+	case record.Used:
+		c.used = append(c.used, r)
 	case record.Bad:
 		c.report(Phantom, []*record.Record{r}, "%s received what is no frame: %s", r.Actor, r.Reason)
 	case record.Died:

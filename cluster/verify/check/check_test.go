@@ -19,6 +19,7 @@ import (
 //	ok P M POS     M is acknowledged          left S · error S           S leaves · gets phx_error
 //	fail P M · info P M                       close S · bad S            S's socket ends · S gets no frame
 //	fault CLASS · over CLASS · died NODE · heal · end
+//	used NODE before|during|after GOROUTINES FDS HEAP RSS [QUEUED BOUND]     (sizes in MiB)
 //
 // where "-" is no position.
 func script(t *testing.T, text string) []record.Record {
@@ -68,7 +69,7 @@ func scriptLine(t *testing.T, r *record.Record, w []string) {
 	kinds := map[string]record.Kind{
 		"begin": record.Invoke, "retry": record.Retry, "ok": record.OK, "fail": record.Fail, "info": record.Info,
 		"join": record.Join, "recv": record.Recv, "left": record.Left, "error": record.Error, "close": record.Close,
-		"fault": record.FaultBegin, "over": record.FaultEnd, "died": record.Died, "bad": record.Bad, "heal": record.Heal, "end": record.End,
+		"fault": record.FaultBegin, "over": record.FaultEnd, "died": record.Died, "used": record.Used, "bad": record.Bad, "heal": record.Heal, "end": record.End,
 	}
 	r.Kind = kinds[w[0]]
 	switch w[0] {
@@ -88,6 +89,18 @@ func scriptLine(t *testing.T, r *record.Record, w []string) {
 		}
 	case "fault", "over", "died":
 		r.ID, r.Actor = w[1], "nemesis"
+	case "used":
+		numbers := make([]int64, 6)
+		for i, word := range w[3:] {
+			n, err := strconv.ParseInt(word, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			numbers[i] = n
+		}
+		r.ID, r.Actor, r.Reason = w[1], "verify", w[2]
+		r.Usage = &record.Usage{Goroutines: int(numbers[0]), FDs: int(numbers[1]), Heap: numbers[2] << 20, RSS: numbers[3] << 20,
+			Queued: numbers[4], Bound: numbers[5]}
 	case "left", "error", "close", "bad", "heal", "end":
 	default:
 		t.Fatalf("no such line: %q", w)
@@ -156,6 +169,7 @@ func TestAnOrdinaryHistoryHasNoAnomalies(t *testing.T) {
 
 func TestAnomalies(t *testing.T) {
 	positions := Options{Positions: true}
+	bounded := Options{Positions: true, Bounds: &Bounds{Goroutines: 2, FDs: 2, Heap: 0.2, HeapSlack: 1 << 20, RSS: 0.1, RSSSlack: 15 << 20}}
 	for _, tt := range []struct {
 		name, text string
 		opts       Options
@@ -306,6 +320,12 @@ func TestAnomalies(t *testing.T) {
 			ok p1 m1 e:1`, Options{Positions: true, BackWithin: 2 * time.Second, BackFrom: "kill"}, []string{Stuck}},
 		{"an error that may not be", "join s1 e:0 \n error s1", Options{Positions: true, NoErrors: true}, []string{Skip}},
 		{"a dead node", "died ts-1", positions, []string{NodeDied}},
+		{"more goroutines than before", "used n before 20 9 5 30 \n used n after 23 9 5 30", bounded, []string{Resources}},
+		{"more descriptors than before", "used n before 20 9 5 30 \n used n after 20 12 5 30", bounded, []string{Resources}},
+		{"more heap than before", "used n before 20 9 5 30 \n used n after 20 9 8 30", bounded, []string{Resources}},
+		{"more memory than before", "used n before 20 9 5 30 \n used n after 20 9 5 49", bounded, []string{Resources}},
+		{"no answer at the end", "used n before 20 9 5 30 \n used m after 20 9 5 30", bounded, []string{Resources}},
+		{"a queue beyond its bound", "used n during 20 9 5 30 1001 1000", positions, []string{Resources}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			expect(t, Check(script(t, tt.text), tt.opts), tt.want)
@@ -330,6 +350,18 @@ func expect(t *testing.T, rep *Report, want []string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q\n%v", got, want, rep.Anomalies)
 	}
+}
+
+// What a node uses may go up and down, and stay a little higher. What is not bounded is measured.
+func TestUsage(t *testing.T) {
+	text := "used n before 20 9 5 30 1000 1000 \n used n during 200 90 5 300 \n used n after 22 11 7 48 \n used late after 99 99 99 99"
+	rep := Check(script(t, text), Options{Bounds: &Bounds{Goroutines: 2, FDs: 2, Heap: 0.2, HeapSlack: 1 << 20, RSS: 0.1, RSSSlack: 15 << 20}})
+	expect(t, rep, nil)
+	if len(rep.Nodes) != 2 || rep.Nodes[1].Node != "n" || rep.Nodes[1].Base.FDs != 9 || rep.Nodes[1].Final.FDs != 11 ||
+		rep.Nodes[1].Peak.Goroutines != 200 || rep.Nodes[1].Peak.RSS != 300<<20 || rep.Nodes[0].Base != nil {
+		t.Errorf("nodes %+v", rep.Nodes)
+	}
+	expect(t, Check(script(t, "used n before 1 1 1 1 \n used n after 99 99 99 99"), Options{}), nil)
 }
 
 func TestWhatIsNoAnomaly(t *testing.T) {

@@ -39,6 +39,9 @@ type Config struct {
 	URLs  []string   // sockets such as ws://127.0.0.1:4000/socket; each connection goes to one at random. Required
 	Rand  *rand.Rand // the client's own. Required
 	Scale float64    // multiplies all of phoenix.js's waits; default 1
+	// ReadBuffer is the size of the receive buffer, in bytes, that the system is asked for. Default 16 KiB: little, so that the
+	// server feels a reader that stalls. With frames that are larger TCP would creep.
+	ReadBuffer int
 
 	OnClose func(code int, reason string) // a connection has ended
 	OnBad   func(err error)               // the server sent what is no frame
@@ -74,6 +77,9 @@ type Client struct {
 func New(cfg Config) *Client {
 	if cfg.Scale <= 0 {
 		cfg.Scale = 1
+	}
+	if cfg.ReadBuffer <= 0 {
+		cfg.ReadBuffer = 16 << 10
 	}
 	return &Client{cfg: cfg, wake: make(chan struct{}, 1), channels: make(map[string]*Channel), pushes: make(map[string]*push)}
 }
@@ -173,12 +179,11 @@ func (c *Client) connect() error {
 	ctx, cancel := context.WithTimeout(c.ctx, max(c.scaled(connectTimeout), time.Second))
 	defer cancel()
 	url := c.cfg.URLs[c.cfg.Rand.IntN(len(c.cfg.URLs))]
-	// A transport of its own: no connection is shared, and the receive buffer is small, so that a reader that stalls
-	// is felt by the server.
+	// A transport of its own: no connection is shared.
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetReadBuffer(16 << 10) // a wish
+			_ = tcp.SetReadBuffer(c.cfg.ReadBuffer) // a wish
 		}
 		return conn, err
 	}}

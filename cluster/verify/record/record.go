@@ -43,7 +43,26 @@ const (
 	Died       Kind = "died"        // ID, Reason: a node ended by itself, or did not do what it was told
 	Heal       Kind = "heal"        // the last fault is over and all nodes run
 	End        Kind = "end"         // what has not arrived by now counts as lost
+	Used       Kind = "used"        // ID, Reason (one of the phases), Usage: what a node uses
 )
+
+// The phases in which nodes are asked what they use.
+const (
+	Before = "before" // warm, without load and before the first fault
+	During = "during"
+	After  = "after" // healed, and without load
+)
+
+// Usage is what one node uses.
+type Usage struct {
+	RSS        int64 `json:"rss"`  // bytes
+	Heap       int64 `json:"heap"` // bytes that live after a collection; 0 under load
+	Goroutines int   `json:"goroutines"`
+	FDs        int   `json:"fds"`
+	Clients    int   `json:"clients"` // of a gateway; each has one of the FDs
+	Queued     int64 `json:"queued"`  // bytes that wait in a gateway for its clients, or are remembered by a topic server,
+	Bound      int64 `json:"bound"`   // and how many may be; 0: not known
+}
 
 // Position is a place in a topic's order as clients see it: an opaque epoch, and an offset. The zero value is no
 // position at all.
@@ -95,6 +114,7 @@ type Record struct {
 	Code      int      `json:"code,omitempty"`
 	Reason    string   `json:"reason,omitempty"`
 	Topics    string   `json:"topics,omitempty"` // separated by commas
+	Usage     *Usage   `json:"usage,omitempty"`
 }
 
 // String is one line for people.
@@ -122,6 +142,9 @@ func (r Record) String() string {
 	}
 	if r.Code != 0 {
 		fmt.Fprintf(&b, " code=%d", r.Code)
+	}
+	if r.Usage != nil {
+		fmt.Fprintf(&b, " %+v", *r.Usage)
 	}
 	return b.String()
 }
