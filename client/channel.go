@@ -66,6 +66,7 @@ type Channel struct {
 	joinCall     *call         // the last join
 	handlers     []handler     // only appended to
 	watchers     []func(ChannelChange)
+	presence     *Presence // nil without
 }
 
 // handler is a callback for one event, or for all.
@@ -170,6 +171,14 @@ func (ch *Channel) encodeParams() (json.RawMessage, error) {
 		params = fn()
 	}
 	b, err := encodePayload(params)
+	if err == nil {
+		ch.client.mu.Lock()
+		presence := ch.presence
+		ch.client.mu.Unlock()
+		if presence != nil {
+			b, err = presence.params(b)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("params: %w", err)
 	}
@@ -223,6 +232,42 @@ func (ch *Channel) Publish(ctx context.Context, event string, payload any) error
 	return err
 }
 
+// PublishOnce is Publish with a publish id of the caller's choice, 1 to 128 bytes. Published again with the same id, on any
+// connection, within the server's window of ids, the message is not published twice; so after ErrUnknownOutcome it can simply
+// be called again. The same id with another event or payload is an *Error.
+func (ch *Channel) PublishOnce(ctx context.Context, id, event string, payload any) error {
+	if err := checkPushEvent(event); err != nil {
+		return outcome(eventPublish, ch.topic, false, err)
+	}
+	body, err := encodePayload([]any{event, orEmpty(payload), map[string]string{"id": id}})
+	if err != nil {
+		return outcome(eventPublish, ch.topic, false, fmt.Errorf("payload: %w", err))
+	}
+	_, err = ch.push(ctx, eventPublish, body)
+	return err
+}
+
+func orEmpty(payload any) any {
+	if payload == nil {
+		return struct{}{}
+	}
+	return payload
+}
+
+// PublishBinary is Publish with a payload of any bytes, which arrives as Message.Binary. Topic and event have at most 255
+// bytes then. Clients of a protocol that has no place for bytes do not get the message.
+func (ch *Channel) PublishBinary(ctx context.Context, event string, payload []byte) error {
+	err := checkPushEvent(event)
+	if err == nil && max(len(event), len(ch.topic)) > maxBinaryPart {
+		err = fmt.Errorf("topic or event of more than %d bytes", maxBinaryPart)
+	}
+	if err != nil {
+		return outcome(event, ch.topic, false, err)
+	}
+	_, err = ch.send(ctx, event, encodeBinary, payload)
+	return err
+}
+
 // Push sends an event to the server and returns the response of its reply. It fails as Publish does; an event to which
 // the server does not reply ends in ErrUnknownOutcome after PushTimeout. The response to a binary reply is those bytes,
 // not JSON.
@@ -238,6 +283,10 @@ func (ch *Channel) Push(ctx context.Context, event string, payload any) (json.Ra
 }
 
 func (ch *Channel) push(ctx context.Context, event string, payload []byte) (json.RawMessage, error) {
+	return ch.send(ctx, event, encodeFrame, payload)
+}
+
+func (ch *Channel) send(ctx context.Context, event string, encode encoder, payload []byte) (json.RawMessage, error) {
 	c := ch.client
 	if err := ctx.Err(); err != nil {
 		return nil, outcome(event, ch.topic, false, err)
@@ -251,7 +300,7 @@ func (ch *Channel) push(ctx context.Context, event string, payload []byte) (json
 		c.mu.Unlock()
 		return nil, outcome(event, ch.topic, false, ErrNotJoined)
 	}
-	cl := c.startLocked(ch, c.nextRefLocked(), event, payload, true)
+	cl := c.startLocked(ch, c.nextRefLocked(), event, encode, payload, true)
 	c.mu.Unlock()
 	return c.await(ctx, cl)
 }
@@ -273,7 +322,7 @@ func (ch *Channel) Leave(ctx context.Context) error {
 	}
 	var cl *call
 	if ch.joinRef != "" && c.ctx.Err() == nil {
-		cl = c.startLocked(ch, c.nextRefLocked(), eventLeave, []byte("{}"), true)
+		cl = c.startLocked(ch, c.nextRefLocked(), eventLeave, encodeFrame, []byte("{}"), true)
 	}
 	c.closeLocked(ch, nil)
 	ch.life++

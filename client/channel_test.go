@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,6 +246,54 @@ func TestPush(t *testing.T) {
 		p.ws.Write(t.Context(), websocket.MessageBinary, []byte("\x01\x01\x01\x08\x02"+w.joinRef+w.ref+"topics:aok\x00\xff"))
 		if err := <-result; err != nil || string(got) != "\x00\xff" {
 			t.Errorf("Push returned %q, %v for a binary reply", got, err)
+		}
+	})
+}
+
+func TestPublishBinary(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		ch := c.Channel("topics:a", nil)
+		j := join(t, p, ch)
+		result := start(func() error { return ch.PublishBinary(t.Context(), "file", []byte("\x00\xff")) })
+		w := p.expect("file")
+		if w.joinRef != j.joinRef || w.topic != "topics:a" || w.payload != "\x00\xff" {
+			t.Errorf("sent %q", w.text)
+		}
+		p.reply(w, "ok", "{}")
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		for _, event := range []string{"", "phx_error", strings.Repeat("e", 256)} {
+			if err := ch.PublishBinary(t.Context(), event, nil); !errors.Is(err, ErrNotSent) {
+				t.Errorf("%.20s: %v", event, err)
+			}
+		}
+		p.expectNothing()
+	})
+}
+
+func TestPublishOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		ch := c.Channel("topics:a", nil)
+		join(t, p, ch)
+		for payload, want := range map[any]string{nil: `["ev",{},{"id":"order 17"}]`, [0]int{}: `["ev",[],{"id":"order 17"}]`} {
+			result := start(func() error { return ch.PublishOnce(t.Context(), "order 17", "ev", payload) })
+			w := p.expect("publish")
+			if w.payload != want {
+				t.Errorf("sent %s, want %s", w.payload, want)
+			}
+			p.reply(w, "error", `{"reason":"publish_id reused with different content"}`)
+			if _, ok := errors.AsType[*Error](<-result); !ok {
+				t.Error("not refused")
+			}
+		}
+		if err := ch.PublishOnce(t.Context(), "x", "ev", func() {}); !errors.Is(err, ErrNotSent) {
+			t.Error(err)
+		}
+		if err := ch.PublishOnce(t.Context(), "x", "phx_x", nil); !errors.Is(err, ErrNotSent) {
+			t.Error(err)
 		}
 	})
 }

@@ -1,11 +1,46 @@
 // Package client is the Go client of ringcast: it speaks the Phoenix Channels protocol (version 2.0.0) over a WebSocket,
-// and keeps its channels joined across lost connections.
+// and keeps its channels joined across lost connections. A whole program, which prints what is said in a room and says
+// something itself:
 //
-//	c, err := client.Dial(ctx, "ws://localhost:4000/socket", client.Config{})
-//	ch := c.Channel("topics:matrix", nil)
-//	ch.On("event", func(m client.Message) { fmt.Println(string(m.Payload)) })
-//	err = ch.Join(ctx)
-//	err = ch.Publish(ctx, "event", map[string]string{"message": "red pill or blue pill?"})
+//	package main
+//
+//	import (
+//		"context"
+//		"fmt"
+//		"log"
+//		"os"
+//		"os/signal"
+//
+//		"github.com/ringcast/ringcast/client"
+//	)
+//
+//	func main() {
+//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+//		defer stop()
+//		c, err := client.Dial(ctx, "ws://localhost:4000/socket", client.Config{})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer c.Close()
+//		room := c.Channel("room:1", nil)
+//		room.On("say", func(m client.Message) { fmt.Println(string(m.Payload)) })
+//		if err := room.Join(ctx); err != nil {
+//			log.Fatal(err)
+//		}
+//		if err := room.Publish(ctx, "say", map[string]string{"text": "hello"}); err != nil {
+//			log.Print(err)
+//		}
+//		<-ctx.Done()
+//	}
+//
+// There is more: [NewPresence] for who is on a topic, [Client.Names] for messages and requests from one client to another,
+// [Channel.PublishBinary], and [Channel.PublishOnce] for what must not be published twice.
+//
+// # Connections
+//
+// A lost connection is made again after a wait that is random and grows (Config.ReconnectMin, ReconnectMax), and every
+// channel is joined again on it. Calls under way end with ErrUnknownOutcome; nothing is sent again by itself. Every call
+// that waits takes a context.
 //
 // # Callbacks
 //

@@ -35,6 +35,7 @@ type call struct {
 	ref   string
 	ch    *Channel
 	event string
+	kind  websocket.MessageType
 	frame []byte
 
 	// Guarded by conn.out.mu.
@@ -131,7 +132,7 @@ func (c *Client) write(cn *conn) error {
 			err = c.beat(cn)
 		case <-cn.out.wake:
 			if cl := cn.out.take(); cl != nil {
-				err = c.writeFrame(cn, cl.frame)
+				err = c.writeFrame(cn, cl.kind, cl.frame)
 			}
 		}
 		if err != nil {
@@ -140,10 +141,10 @@ func (c *Client) write(cn *conn) error {
 	}
 }
 
-func (c *Client) writeFrame(cn *conn, data []byte) error {
+func (c *Client) writeFrame(cn *conn, kind websocket.MessageType, data []byte) error {
 	ctx, cancel := context.WithTimeout(cn.ctx, c.cfg.PushTimeout)
 	defer cancel()
-	if err := cn.ws.Write(ctx, websocket.MessageText, data); err != nil {
+	if err := cn.ws.Write(ctx, kind, data); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	return nil
@@ -159,7 +160,8 @@ func (c *Client) beat(cn *conn) error {
 	ref := c.nextRefLocked()
 	cn.heartbeat = ref
 	c.mu.Unlock()
-	return c.writeFrame(cn, encodeFrame("", ref, heartbeatTopic, eventHeartbeat, []byte("{}")))
+	kind, data := encodeFrame("", ref, heartbeatTopic, eventHeartbeat, []byte("{}"))
+	return c.writeFrame(cn, kind, data)
 }
 
 // read receives frames until the connection ends. It never waits for callbacks: replies must get through while a
@@ -270,9 +272,9 @@ func (c *Client) detach(cn *conn, why error) {
 }
 
 // startLocked queues a frame for the connection; with wait, its reply will finish the call.
-func (c *Client) startLocked(ch *Channel, ref, eventName string, payload []byte, wait bool) *call {
+func (c *Client) startLocked(ch *Channel, ref, eventName string, encode encoder, payload []byte, wait bool) *call {
 	cl := &call{conn: c.conn, ref: ref, ch: ch, event: eventName, done: make(chan struct{})}
-	cl.frame = encodeFrame(ch.joinRef, ref, ch.topic, eventName, payload)
+	cl.kind, cl.frame = encode(ch.joinRef, ref, ch.topic, eventName, payload)
 	if wait {
 		c.conn.pending[ref] = cl
 	}

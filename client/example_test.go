@@ -2,45 +2,16 @@ package client_test
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
+	"log"
 	"time"
-
-	"github.com/coder/websocket"
 
 	"github.com/ringcast/ringcast/client"
 )
 
-// echo stands in for a ringcast gateway: it says ok to everything and hands each published message back.
-func echo(w http.ResponseWriter, r *http.Request) {
-	ws, err := websocket.Accept(w, r, nil)
-	if err != nil {
-		return
-	}
-	defer ws.CloseNow()
-	for {
-		_, data, err := ws.Read(r.Context())
-		if err != nil {
-			return
-		}
-		var frame [5]json.RawMessage
-		if err := json.Unmarshal(data, &frame); err != nil {
-			return
-		}
-		reply, _ := json.Marshal([]any{frame[0], frame[1], frame[2], "phx_reply", json.RawMessage(`{"status":"ok","response":{}}`)})
-		_ = ws.Write(r.Context(), websocket.MessageText, reply) // a failure ends the next Read
-		var message [2]json.RawMessage
-		if json.Unmarshal(frame[4], &message) == nil {
-			push, _ := json.Marshal([]any{frame[0], nil, frame[2], message[0], message[1]})
-			_ = ws.Write(r.Context(), websocket.MessageText, push)
-		}
-	}
-}
-
 func Example() {
-	gateway := httptest.NewServer(http.HandlerFunc(echo))
+	gateway := newStandIn()
 	defer gateway.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -66,4 +37,218 @@ func Example() {
 	m := <-received
 	fmt.Println(m.Topic, m.Event, string(m.Payload))
 	// Output: topics:matrix event {"message":"red pill or blue pill?"}
+}
+
+// A connection breaks between two messages; the channel goes on where it was, and misses nothing.
+func ExampleClient_Channel_resume() {
+	gateway := newStandIn()
+	defer gateway.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	reader, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer reader.Close()
+
+	var since any // nil: from now on
+	received := make(chan client.Message, 3)
+	ch := reader.Channel("topics:matrix", func() any { return map[string]any{"since": since} })
+	ch.On("event", func(m client.Message) {
+		since = m.Ref
+		received <- m
+	})
+	if err := ch.Join(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	writer, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer writer.Close()
+	for n := range 3 {
+		if n == 1 {
+			gateway.dropAll()
+		}
+		out, err := writer.Join(ctx, "topics:matrix", nil)
+		for err != nil && ctx.Err() == nil { // its connection was dropped too
+			out, err = writer.Join(ctx, "topics:matrix", nil)
+		}
+		if err := out.Publish(ctx, "event", map[string]int{"n": n}); err != nil {
+			fmt.Println(err)
+			return
+		}
+		if err := out.Leave(ctx); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	for range 3 {
+		m := <-received
+		fmt.Println(m.Ref, string(m.Payload))
+	}
+	// Output:
+	// epoch:1 {"n":0}
+	// epoch:2 {"n":1}
+	// epoch:3 {"n":2}
+}
+
+// After ErrUnknownOutcome a message with an id can simply be published again.
+func ExampleChannel_PublishOnce() {
+	gateway := newStandIn()
+	defer gateway.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	ch, err := c.Join(ctx, "orders:all", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 3 {
+		err = ch.PublishOnce(ctx, "order-17", "paid", map[string]int{"order": 17})
+		if !errors.Is(err, client.ErrUnknownOutcome) && !errors.Is(err, client.ErrNotSent) {
+			break
+		}
+		_ = ch.WaitJoined(ctx)
+	}
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleChannel_PublishBinary() {
+	gateway := newStandIn()
+	defer gateway.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	ch := c.Channel("room:1", nil)
+	received := make(chan client.Message, 1)
+	ch.On("picture", func(m client.Message) { received <- m })
+	if err := ch.Join(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := ch.PublishBinary(ctx, "picture", []byte{0xff, 0xd8, 0xff}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	m := <-received
+	fmt.Printf("% x\n", m.Binary)
+	// Output: ff d8 ff
+}
+
+func ExampleNewPresence() {
+	gateway := newStandIn()
+	defer gateway.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	told := make(chan string, 10)
+	come := func(user string) *client.Client {
+		c, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		ch := c.Channel("room:1", nil)
+		cfg := client.PresenceConfig{Key: user, Meta: map[string]string{"device": "phone"}}
+		if user == "ada" {
+			cfg.OnJoin = func(key string, before, _ []client.PresenceMeta) {
+				if len(before) == 0 {
+					told <- key + " comes"
+				}
+			}
+			cfg.OnLeave = func(key string, remain, _ []client.PresenceMeta) {
+				if len(remain) == 0 {
+					told <- key + " goes"
+				}
+			}
+		}
+		if _, err := client.NewPresence(ch, cfg); err != nil {
+			log.Fatal(err)
+		}
+		if err := ch.Join(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return c
+	}
+	ada := come("ada")
+	defer ada.Close()
+	fmt.Println(<-told)
+	bob := come("bob")
+	fmt.Println(<-told)
+	bob.Close()
+	fmt.Println(<-told)
+	// Output:
+	// ada comes
+	// bob comes
+	// bob goes
+}
+
+// One client asks whoever holds a name, and gets the answer.
+func ExampleNames_Request() {
+	gateway := newStandIn()
+	defer gateway.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	dial := func() *client.Client {
+		c, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return c
+	}
+
+	server := dial()
+	defer server.Close()
+	var names *client.Names
+	ready := make(chan struct{})
+	names, err := server.Names(ctx, client.NamesConfig{From: "clock", OnMessage: func(m client.NameMessage) {
+		<-ready // names is set
+		if err := names.Reply(ctx, m, "it is late, "+m.From); err != nil {
+			log.Print(err)
+		}
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	close(ready)
+	if err := names.Register(ctx, "clock"); err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	asker := dial()
+	defer asker.Close()
+	mine, err := asker.Names(ctx, client.NamesConfig{From: "ada"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	answer, err := mine.Request(ctx, "clock", "what time is it?")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(answer.From, "says:", string(answer.Bytes()))
+	err = mine.Send(ctx, "nobody", "hello?")
+	fmt.Println(errors.Is(err, client.ErrNameNotFound))
+	// Output:
+	// clock says: it is late, ada
+	// true
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/coder/websocket"
 )
 
 // Events of the protocol itself.
@@ -130,8 +132,23 @@ func decodeBinary(data []byte) (frame, error) {
 	return f, nil
 }
 
+// encoder builds the frame of an event to the server.
+type encoder func(joinRef, ref, topic, event string, payload []byte) (websocket.MessageType, []byte)
+
+// maxBinaryPart is how long the parts of a binary frame's header may be.
+const maxBinaryPart = 255
+
+// encodeBinary builds a binary frame: a push to the server has a ref, other than one from it. No part is too long.
+func encodeBinary(joinRef, ref, topic, event string, payload []byte) (websocket.MessageType, []byte) {
+	b := []byte{binaryPush, byte(len(joinRef)), byte(len(ref)), byte(len(topic)), byte(len(event))}
+	for _, part := range []string{joinRef, ref, topic, event} {
+		b = append(b, part...)
+	}
+	return websocket.MessageBinary, append(b, payload...)
+}
+
 // encodeFrame builds a text frame. An empty joinRef is null; payload is JSON already.
-func encodeFrame(joinRef, ref, topic, event string, payload []byte) []byte {
+func encodeFrame(joinRef, ref, topic, event string, payload []byte) (websocket.MessageType, []byte) {
 	b := make([]byte, 0, 24+len(joinRef)+len(ref)+len(topic)+len(event)+len(payload))
 	b = append(b, '[')
 	if joinRef == "" {
@@ -145,7 +162,7 @@ func encodeFrame(joinRef, ref, topic, event string, payload []byte) []byte {
 	}
 	b = append(b, ',')
 	b = append(b, payload...)
-	return append(b, ']')
+	return websocket.MessageText, append(b, ']')
 }
 
 func appendString(b []byte, s string) []byte {

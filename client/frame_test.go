@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/coder/websocket"
 )
 
 func TestDecodeText(t *testing.T) {
@@ -80,9 +82,14 @@ func TestEncodeFrame(t *testing.T) {
 		{"1", "a\"b\\\n", "é", `["1","2","a\"b\\\n","é",{}]`},
 	}
 	for _, test := range tests {
-		if got := string(encodeFrame(test.joinRef, "2", test.topic, test.event, []byte("{}"))); got != test.want {
-			t.Errorf("got %s, want %s", got, test.want)
+		kind, got := encodeFrame(test.joinRef, "2", test.topic, test.event, []byte("{}"))
+		if kind != websocket.MessageText || string(got) != test.want {
+			t.Errorf("got %v %s, want %s", kind, got, test.want)
 		}
+	}
+	kind, got := encodeBinary("1", "22", "t:a", "ev", []byte("\x00\xff"))
+	if kind != websocket.MessageBinary || string(got) != "\x00\x01\x02\x03\x02122t:aev\x00\xff" {
+		t.Errorf("got %v %q", kind, got)
 	}
 }
 
@@ -176,7 +183,8 @@ func FuzzEncodeFrame(f *testing.F) {
 		if event == eventReply {
 			return
 		}
-		got, err := decodeText(encodeFrame(joinRef, ref, topic, event, []byte(`{"a":1}`)))
+		_, encoded := encodeFrame(joinRef, ref, topic, event, []byte(`{"a":1}`))
+		got, err := decodeText(encoded)
 		want := frame{joinRef: joinRef, ref: ref, topic: topic, event: event, payload: json.RawMessage(`{"a":1}`)}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)

@@ -53,7 +53,7 @@ func (c *Client) queueRejoinLocked(ch *Channel) {
 // startJoinLocked sends a join. Its ref becomes the channel's join_ref.
 func (c *Client) startJoinLocked(ch *Channel, params []byte) *call {
 	ch.joinRef = c.nextRefLocked()
-	ch.joinCall = c.startLocked(ch, ch.joinRef, eventJoin, params, true)
+	ch.joinCall = c.startLocked(ch, ch.joinRef, eventJoin, encodeFrame, params, true)
 	return ch.joinCall
 }
 
@@ -84,7 +84,7 @@ func (c *Client) dropJoinLocked(ch *Channel) {
 		c.finishLocked(cl, nil, errNoJoinReply)
 	}
 	if _, refused := errors.AsType[*Error](cl.err); !refused && cl.conn.out.retract(cl) {
-		c.startLocked(ch, c.nextRefLocked(), eventLeave, []byte("{}"), false)
+		c.startLocked(ch, c.nextRefLocked(), eventLeave, encodeFrame, []byte("{}"), false)
 	}
 }
 

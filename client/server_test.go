@@ -130,10 +130,14 @@ func (p *peer) read() {
 		gate := p.gate
 		p.mu.Unlock()
 		<-gate
-		_, data, err := p.ws.Read(context.Background())
+		kind, data, err := p.ws.Read(context.Background())
 		if err != nil {
 			p.closed = err
 			return
+		}
+		if kind == websocket.MessageBinary {
+			p.frames <- parseBinary(p.t, data)
+			continue
 		}
 		w := parseWire(p.t, data)
 		if w.topic == "phoenix" {
@@ -160,6 +164,25 @@ func parseWire(t *testing.T, data []byte) wire {
 		}
 	}
 	return wire{text[0], text[1], text[2], text[3], string(parts[4]), string(data)}
+}
+
+// parseBinary takes a push apart: the kind, the lengths of four parts, the parts, the payload.
+func parseBinary(t *testing.T, data []byte) wire {
+	if len(data) < 5 || data[0] != 0 {
+		t.Errorf("the client sent %q", data)
+		return wire{}
+	}
+	var parts [4]string
+	rest := data[5:]
+	for i := range parts {
+		n := int(data[1+i])
+		if n > len(rest) {
+			t.Errorf("the client sent %q", data)
+			return wire{}
+		}
+		parts[i], rest = string(rest[:n]), rest[n:]
+	}
+	return wire{parts[0], parts[1], parts[2], parts[3], string(rest), string(data)}
 }
 
 // holdReading makes the peer read one more frame and then none until the returned function is called.
