@@ -208,6 +208,7 @@ func TestStuckWriteEndsTheConnection(t *testing.T) {
 				t.Errorf("error is %v", err)
 			}
 		}
+		synctest.Wait() // the write has had its time at this instant too
 		resume()
 		s.peer().accept()
 	})
