@@ -25,8 +25,9 @@ func TestClusterView(t *testing.T) {
 			w.t = t
 			w.write("GET /api/cluster" + tt.query + " HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\r\n")
 			resp, body := w.answer()
-			want := `{"gateway":"gw","ready":false,"sessions":1,"ring_version":1,"lanes_up":0,"lanes":2,"topic_servers":[{"id":"ts","weight":1}]` +
-				tt.owner + "}"
+			want := `{"gateway":"gw","ready":false,"sessions":1,"channels":0,"topics":0,"publishes":0,"messages":0,"deliveries":0,` +
+				`"ring_version":1,"lanes_up":0,"lanes":2,"topic_servers":[{"id":"ts","weight":1,"share":1}]` +
+				tt.owner + `,"busiest":[],"busiest_of_all":true}`
 			if resp.StatusCode != http.StatusOK || body != want {
 				t.Errorf("got %d %s\n\twant %s", resp.StatusCode, body, want)
 			}
@@ -37,6 +38,20 @@ func TestClusterView(t *testing.T) {
 				t.Errorf("pages of others may read it: %s", cors)
 			}
 		})
+	}
+}
+
+// Topics are named to those only who may read them; the rest is for all.
+func TestClusterViewNamesNoTopicsToStrangers(t *testing.T) {
+	s := serve(t, withKeys)
+	for name, tt := range map[string]struct {
+		header string
+		named  bool
+	}{"no key": {"X: y", false}, "a key to publish": {"Authorization: Bearer shop-key", false}, "a key to read": {"Authorization: Bearer audit-key", true}} {
+		resp, body := s.asked(t, "GET /api/cluster HTTP/1.1\r\nHost: x\r\n"+tt.header+"\r\n\r\n")
+		if resp.StatusCode != http.StatusOK || strings.Contains(body, `"busiest":`) != tt.named || resp.Header.Get("WWW-Authenticate") != "" {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
+		}
 	}
 }
 

@@ -60,6 +60,7 @@ type Gateway struct {
 	instance uint64          // drawn at start, as part of session ids
 	revoked  revocations
 	times    times
+	overview overview
 	tracer   *trace.Tracer
 	log      *zap.Logger
 

@@ -72,35 +72,6 @@ func (g *Gateway) mayRead(c *fiber.Ctx) error {
 	return c.Next()
 }
 
-// clusterView answers with what this gateway knows of the cluster, as JSON; with a topic parameter also with its owner.
-// It names topic servers but not their addresses: whoever may connect to the gateway may see it.
-func (g *Gateway) clusterView(c *fiber.Ctx) error {
-	type server struct {
-		ID     string `json:"id"`
-		Weight int    `json:"weight"`
-	}
-	rg := g.router.Rings().Current()
-	var servers []server
-	for _, s := range rg.Servers() {
-		servers = append(servers, server{s.ID, s.Weight})
-	}
-	var owner string
-	if topic := c.Query("topic"); topic != "" {
-		owner = rg.Owner(topic).ID
-	}
-	c.Set(fiber.HeaderCacheControl, "no-store")
-	return c.JSON(struct {
-		Gateway      string   `json:"gateway"`
-		Ready        bool     `json:"ready"`
-		Sessions     int      `json:"sessions"`
-		RingVersion  uint64   `json:"ring_version"`
-		LanesUp      int      `json:"lanes_up"`
-		Lanes        int      `json:"lanes"`
-		TopicServers []server `json:"topic_servers"`
-		Owner        string   `json:"owner,omitempty"`
-	}{g.cfg.ID, g.Ready() == nil, g.loops.Conns(), rg.Version(), g.router.Stats().LanesUp, len(servers) * g.cfg.Lanes, servers, owner})
-}
-
 // strangerLog takes what the HTTP server says of connections that fail, such as a TLS handshake with a port scanner. The
 // server writes it to stderr as it is; here it is worth a line to those who look for it.
 type strangerLog struct{ log *zap.Logger }

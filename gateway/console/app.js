@@ -3,6 +3,7 @@
 import {Socket} from "./client.js"
 
 const KEPT = 500 // messages shown per topic
+const PRESENT = 50 // names shown of those who are there
 const REFRESH = 3_000 // ms between looks at the cluster
 
 const $ = id => document.getElementById(id)
@@ -13,12 +14,18 @@ function element(name, attributes = {}, ...children) {
   return e
 }
 
-// topics are the joined ones, by name: {channel, state, entries, unread}. An entry is a message {event, payload,
+// topics are the joined ones, by name: {channel, state, entries, unread, present}. An entry is a message {event, payload,
 // position} or a note {note, lost}.
 const topics = new Map()
 let shown = null // name of the topic in the middle
 let mode = "chat"
 let online = false
+
+// me is this tab's key in presences; a tab keeps it when it is loaded again.
+const me = sessionStorage.getItem("presence") ?? crypto.getRandomValues(new Uint32Array(2)).join("-")
+sessionStorage.setItem("presence", me)
+let gateway = "" // its name
+const myMeta = () => ({name: $("name").value || "guest", ...gateway && {gateway}})
 
 // Where clients need tokens, the page's address has one behind ?token=.
 const token = new URLSearchParams(location.search).get("token") ?? ""
@@ -35,9 +42,10 @@ function showState(state, wait, code) {
 
 function joinTopic(name) {
   if (!topics.has(name)) {
-    const topic = {name, state: "waiting", entries: [], unread: 0}
+    const topic = {name, state: "waiting", entries: [], unread: 0, present: []}
     topics.set(name, topic)
-    topic.channel = socket.channel(name, {
+    topic.channel = socket.channel(name, me, myMeta(), {
+      present: metas => { topic.present = metas; if (topic.name === shown) showPresent() },
       message: (event, payload, position) => add(topic, {event, payload, position}),
       joined: (response, resumed) => joined(topic, response, resumed),
       state: state => { topic.state = state; showTopics() },
@@ -45,6 +53,18 @@ function joinTopic(name) {
     })
   }
   show(name)
+}
+
+// showPresent lists who is there: the names, sorted, this tab marked.
+function showPresent() {
+  const present = topics.get(shown)?.present ?? []
+  $("here").hidden = present.length === 0
+  $("count").textContent = present.length
+  const names = present.map(({key, name, gateway}) => ({name: String(name ?? key), gateway, mine: key === me}))
+  names.sort((a, b) => a.name.localeCompare(b.name))
+  $("present").replaceChildren(...names.slice(0, PRESENT).map(({name, gateway, mine}) =>
+    element("li", {className: mine ? "mine" : "", title: gateway ? `on ${gateway}` : ""}, name, ...mine ? [element("small", {}, " you")] : [])),
+  ...names.length > PRESENT ? [element("li", {}, `and ${names.length - PRESENT} more`)] : [])
 }
 
 function joined(topic, {since, recovered}, resumed) {
@@ -94,6 +114,7 @@ function show(name) {
   if (topic) topic.unread = 0
   $("log").replaceChildren(...(topic?.entries ?? []).map(line))
   $("log").scrollTop = $("log").scrollHeight
+  showPresent()
   $("leave").disabled = !topic
   for (const form of [$("chat"), $("publish")]) form.querySelector("button").disabled = !topic
   history.replaceState(null, "", name === null ? location.pathname : "#" + encodeURIComponent(name))
@@ -134,6 +155,56 @@ async function publish(event, payload) {
   }
 }
 
+function showView(view) {
+  $("gateway").textContent = view.gateway
+  $("ready").textContent = view.ready ? "yes" : "no: topic servers are missing"
+  $("ring").textContent = view.ring_version
+  $("lanes").textContent = `${view.lanes_up} of ${view.lanes}`
+  rows("servers", view.topic_servers.map(({id, weight, share}) => [
+    [weight === 1 ? id : `${id} (weight ${weight})`, ...id === view.owner ? [element("small", {}, " owns this topic")] : []],
+    [element("meter", {value: share, title: "share of all topics"}), ` ${Math.round(share * 100)} %`],
+  ]))
+  $("sessions").textContent = view.sessions
+  $("subscribed").textContent = view.topics
+  $("channels").textContent = view.channels
+  showRates(view)
+  rows("busiest", (view.busiest ?? []).map(({topic, owner, here, subscribers}) => [
+    [element("button", {type: "button", title: `join ${topic}`, onclick: () => joinTopic(topic)}, topic)], [owner], [String(subscribers ?? "–")], [String(here)],
+  ]))
+  $("busiest-note").textContent = !view.busiest ? "Not shown: that needs API_OPEN=true or a token." : view.busiest.length === 0
+    ? "None has subscribers on this gateway." : `Of the topics on ${view.gateway}${view.busiest_of_all ? "" : ", some of them"}; all: on all gateways.`
+  if (gateway !== view.gateway) {
+    gateway = view.gateway
+    becomeKnown()
+  }
+}
+
+// rows fills a table's body with rows of cells. A button that has the focus keeps it.
+function rows(id, list) {
+  const body = $(id).tBodies[0]
+  const focused = body.contains(document.activeElement) ? document.activeElement.textContent : null
+  body.replaceChildren(...list.map(cells => element("tr", {}, ...cells.map(cell => element("td", {}, ...cell)))))
+  if (focused !== null) Array.from(body.querySelectorAll("button")).find(b => b.textContent === focused)?.focus()
+}
+
+let last = null // the counts of the last look
+function showRates(view) {
+  const now = performance.now()
+  for (const name of ["publishes", "messages", "deliveries"]) {
+    const seconds = last && (now - last.at) / 1000
+    // A gateway that was restarted counts from 0 again.
+    const known = last && last.view.gateway === view.gateway && view[name] >= last.view[name] && seconds > 0.5
+    if (known) $(name).textContent = ((view[name] - last.view[name]) / seconds).toFixed(1)
+    else if (!last) $(name).textContent = "–"
+  }
+  if (!last || now - last.at > 500) last = {at: now, view}
+}
+
+// becomeKnown tells all topics who this tab is now.
+function becomeKnown() {
+  for (const {channel} of topics.values()) channel.become(myMeta())
+}
+
 let looking = null // the look at the cluster that is under way
 async function showCluster() {
   looking?.abort()
@@ -142,13 +213,7 @@ async function showCluster() {
     const answer = await fetch("/api/cluster" + (shown ? `?topic=${encodeURIComponent(shown)}` : ""), {signal: look.signal, headers})
     if (!answer.ok) throw new Error(answer.statusText)
     const view = await answer.json()
-    $("gateway").textContent = view.gateway
-    $("ready").textContent = view.ready ? "yes" : "no: topic servers are missing"
-    $("sessions").textContent = view.sessions
-    $("ring").textContent = view.ring_version
-    $("lanes").textContent = `${view.lanes_up} of ${view.lanes}`
-    $("servers").replaceChildren(...view.topic_servers.map(({id, weight}) => element("li", {}, weight === 1 ? id : `${id} (weight ${weight})`,
-      ...id === view.owner ? [element("small", {}, " owns this topic")] : [])))
+    showView(view)
     document.title = `ringcast · ${view.gateway}`
   } catch (error) {
     if (error.name !== "AbortError") $("ready").textContent = "not reachable"
@@ -166,6 +231,7 @@ on("join", "submit", () => {
   joinTopic($("topic").value.trim())
   $(mode === "chat" ? "line" : "payload").focus()
 })
+on("name", "change", becomeKnown)
 on("leave", "click", () => {
   topics.get(shown).channel.leave()
   forget(shown)

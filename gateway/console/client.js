@@ -60,10 +60,10 @@ export class Socket {
     this.onState("disconnected")
   }
 
-  // channel returns a joining channel. on has message(event, payload, position), joined({since, recovered}, resumed),
-  // state(text) and refused(reason); a refused channel is not tried again.
-  channel(topic, on) {
-    const channel = new Channel(this, topic, on)
+  // channel returns a joining channel, present under a key with a meta. on has message(event, payload, position),
+  // joined({since, recovered}, resumed), present(metas), state(text) and refused(reason); a refused channel is not tried again.
+  channel(topic, key, meta, on) {
+    const channel = new Channel(this, topic, key, meta, on)
     this.#channels.set(topic, channel)
     channel.rejoin()
     return channel
@@ -123,8 +123,10 @@ class Channel {
   #outbox = new Map() // by publish id, in their order
   #refs = new Map() // ref → publish id, of this join
 
-  constructor(socket, topic, on) {
-    Object.assign(this, {socket, topic, on, since: null})
+  #present = new Map() // phx_ref → meta, of who is there
+
+  constructor(socket, topic, key, meta, on) {
+    Object.assign(this, {socket, topic, key, meta, on, since: null})
   }
 
   rejoin() {
@@ -132,7 +134,7 @@ class Channel {
     if (!this.socket.open) return
     this.#joinRef = this.socket.nextRef()
     this.on.state("joining")
-    this.socket.send([this.#joinRef, this.#joinRef, this.topic, "phx_join", {since: this.since}])
+    this.socket.send([this.#joinRef, this.#joinRef, this.topic, "phx_join", {since: this.since, presence: {key: this.key, meta: this.meta}}])
     this.#timer = setTimeout(() => this.rejoin(), ANSWER)
   }
 
@@ -172,14 +174,32 @@ class Channel {
     if (event === "phx_reply") {
       if (ref === this.#joinRef) this.#answered(payload)
       else this.#published(ref, payload)
+    } else if (event === "presence_diff") {
+      if (this.#joined) this.#presence(payload)
     } else if (joinRef !== this.#joinRef) {
       return // of an older join
+    } else if (event === "presence_state") {
+      this.#present.clear()
+      this.#presence({joins: payload, leaves: {}})
     } else if (event === "phx_error" || event === "phx_close") {
       this.#rejoinLater()
     } else {
       if (ref) this.since = ref
       this.on.message(event, payload, ref)
     }
+  }
+
+  // become changes the meta that others see, once the channel is joined.
+  become(meta) {
+    this.meta = meta
+    if (this.#joined) this.socket.send([this.#joinRef, this.socket.nextRef(), this.topic, "presence_update", meta])
+  }
+
+  // A diff is a broadcast, without a join_ref; one that comes before the state has nothing that the state lacks.
+  #presence({joins, leaves}) {
+    for (const {metas} of Object.values(leaves)) for (const meta of metas) this.#present.delete(meta.phx_ref)
+    for (const [key, {metas}] of Object.entries(joins)) for (const meta of metas) this.#present.set(meta.phx_ref, {...meta, key})
+    this.on.present([...this.#present.values()])
   }
 
   #answered({status, response}) {
@@ -193,6 +213,9 @@ class Channel {
       for (const id of this.#outbox.keys()) this.#push(id)
     } else if (AGAIN.has(response.reason)) {
       this.#rejoinLater()
+    } else if (response.reason === "too many presences" && this.meta) {
+      this.meta = null // then only told of others
+      this.rejoin()
     } else {
       this.#end(new Error("not joined"))
       this.on.refused(response.detail ?? response.reason ?? response)

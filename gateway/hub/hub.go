@@ -137,10 +137,21 @@ func (h *Hub) Last(topic string) (Position, bool) {
 	return Position{}, false
 }
 
-// Each calls yield with every topic and its channels.
+// Each calls yield with every topic and its channels, in no order.
 func (h *Hub) Each(yield func(topic string, channels []*Channel)) {
 	for name, t := range h.topics {
 		yield(name, t.channels)
+	}
+}
+
+// Some yields up to most topics, whichever, and how many channels each has.
+func (h *Hub) Some(most int) iter.Seq2[string, int] {
+	return func(yield func(string, int) bool) {
+		for name, t := range h.topics {
+			if most--; most < 0 || !yield(name, len(t.channels)) {
+				return
+			}
+		}
 	}
 }
 

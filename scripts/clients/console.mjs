@@ -38,6 +38,13 @@ class Tab {
   lines() { return this.page.locator("#log li:not(.note) > :last-child").allTextContents() }
   positions() { return this.page.locator("#log .position").allTextContents() }
 
+  // present is who the page says is there, in its order.
+  present() { return this.page.locator("#present li").allTextContents() }
+  async sees(...want) {
+    await until(async () => `${want} are there; it shows ${await this.present()}`, async () => String(await this.present()) === String(want))
+    same("count", await this.text("#count"), String(want.length))
+  }
+
   // join types a topic into the field that has the focus when the page opens.
   async join(topic, name) {
     const {keyboard} = this.page
@@ -85,6 +92,7 @@ async function picture(name, options, view) {
   const other = await Tab.open(urls[1])
   await other.join("room:matrix", "Trinity")
   await tab.page.locator("#name").fill("Neo")
+  await tab.page.locator("#name").press("Tab")
   await other.say("The Matrix has you. This line came over the other gateway.")
   await tab.page.locator("#line").focus()
   await tab.say("red pill or blue pill?")
@@ -95,6 +103,9 @@ async function picture(name, options, view) {
   await tab.page.locator("#topics button").first().click()
   await until("three lines", async () => (await tab.lines()).length === 3)
   await view?.(tab)
+  await tab.sees("Neo you", "Trinity")
+  await until("a rate", async () => Number(await tab.text("#messages")) > 0)
+  await until("the topic among the busiest", async () => (await tab.text("#busiest tbody")).includes("room:matrix"))
   await until("the cluster", async () => (await tab.text("#servers")).includes("owns this topic"))
   const wide = await tab.page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
   same("pixels too wide", Math.max(0, wide), 0)
@@ -113,6 +124,33 @@ await run("console", `Chromium ${browser.version()}`, {
       same("positions", await tab.positions(), ["1", "2"])
     }
     same("gateways", [await a.text("#gateway"), await b.text("#gateway")], ["ws1", "ws2"])
+    await a.sees("Ada you", "Ben")
+    await b.sees("Ada", "Ben you")
+    await b.page.locator("#name").fill("Zoe")
+    await b.page.locator("#name").press("Tab")
+    await a.sees("Ada you", "Zoe")
+    await b.page.locator("#leave").press("Enter")
+    await a.sees("Ada you")
+    await close([a, b])
+  },
+
+  async the_cluster() {
+    const [a, b] = await openAll("room:cluster")
+    const row = async () => Object.fromEntries((await a.page.locator("#busiest tbody tr").allInnerTexts()).map(text => {
+      const [topic, ...rest] = text.split("\t")
+      return [topic, rest]
+    }))["room:cluster"]
+    await until(async () => `the topic is among the busiest: ${await row()}`, async () => /^ts-[ab],2,1$/.test(await row()))
+    const servers = await a.page.locator("#servers tbody tr").allInnerTexts()
+    same("servers", servers.map(text => /^ts-[ab]( owns this topic)?\t *\d+ %$/.test(text)), [true, true])
+    same("owners", servers.filter(text => text.includes("owns this topic")).length, 1)
+    same("shares", servers.map(text => Number(/(\d+) %/.exec(text)[1])).reduce((x, y) => x + y), 100)
+    await a.say("counted")
+    await until(async () => `a rate; there is ${await a.text("#messages")}`, async () => Number(await a.text("#messages")) > 0)
+    await b.page.locator("#leave").press("Enter")
+    await b.page.locator("#busiest button", {hasText: "room:cluster"}).press("Enter")
+    await until("joined again by the button", async () => (await b.text("#title")) === "room:cluster")
+    await b.sees("Ada", "Ben you")
     await close([a, b])
   },
 
@@ -163,6 +201,8 @@ await run("console", `Chromium ${browser.version()}`, {
       same("positions", await tab.positions(), want.map((_, i) => String(i + 1)))
       same("notes", await tab.page.locator("#log .note").count(), 1)
     }
+    await a.sees("Ada you", "Ben")
+    await b.sees("Ada", "Ben you")
     await close([a, b])
   },
 

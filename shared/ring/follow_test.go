@@ -72,6 +72,25 @@ func TestFollowGrowsFromOneServer(t *testing.T) {
 	}
 }
 
+func TestSharesAreThoseOfTheTopics(t *testing.T) {
+	r := mustParse(t, ringFile(1, "", "a", "b", "c", "d"))
+	const topics = 10000
+	owned := make(map[string]float64)
+	for i := range topics { // other names than those that Shares looks up
+		owned[r.Owner(fmt.Sprintf("room:%x", i)).ID] += 1.0 / topics
+	}
+	sum := 0.0
+	for id, share := range r.Shares() {
+		sum += share
+		if math.Abs(share-owned[id]) > 0.02 {
+			t.Errorf("%s: %.3f, but it owns %.3f", id, share, owned[id])
+		}
+	}
+	if math.Abs(sum-1) > 1e-9 {
+		t.Errorf("all together: %v", sum)
+	}
+}
+
 func TestMovedIsTheShareThatMoves(t *testing.T) {
 	four := mustParse(t, ringFile(1, "", "a", "b", "c", "d"))
 	for _, c := range []struct {
