@@ -31,6 +31,8 @@ type Config struct {
 	TraceURL        string        `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
 	MaxLanes        int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
 
+	MaxPublishes int `env:"MAX_PUBLISHES_PER_TOPIC" envDefault:"0" help:"messages a second that one topic takes from all its publishers, twice as many at once; more are refused as rate_limited; 0 means any number"`
+
 	PresenceInterval time.Duration `env:"PRESENCE_INTERVAL" envDefault:"50ms" help:"changes of who is present are collected for so long and sent at once"`
 	PresenceGrace    time.Duration `env:"PRESENCE_GRACE" envDefault:"2s" help:"how long a member that is gone without a leave stays present"`
 	MaxPresences     int           `env:"MAX_PRESENCES_PER_TOPIC" envDefault:"10000" help:"members present on one topic; more are refused"`
@@ -59,6 +61,7 @@ func (c *Config) Validate() error {
 		daemon.CheckRange("HISTORY_IDS", c.HistoryIDs, 0, 30_000),
 		daemon.CheckRange("DIGEST_INTERVAL", c.DigestInterval, 10*time.Millisecond, time.Hour),
 		daemon.CheckRange("NAME_GRACE", c.NameGrace, 100*time.Millisecond, 10*time.Minute),
+		daemon.CheckRange("MAX_PUBLISHES_PER_TOPIC", c.MaxPublishes, 0, 10_000_000),
 		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20),
 		daemon.CheckRange("PRESENCE_INTERVAL", c.PresenceInterval, time.Millisecond, time.Minute),
 		daemon.CheckRange("PRESENCE_GRACE", c.PresenceGrace, time.Millisecond, 10*time.Minute),

@@ -89,6 +89,8 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("history_bytes", "Bytes remembered now.", func() float64 { return float64(s.store.Stats().Bytes) })
 	counter("history_evicted_total", "Messages forgotten with their whole topic, for want of room.",
 		func() float64 { return float64(s.store.Stats().Evicted) })
+	counter("rate_limited_total", "Publishes over MAX_PUBLISHES_PER_TOPIC of their topic, refused.",
+		func() float64 { return float64(s.topics.Stats().RateLimited) })
 	counter("repeats_total", "Publishes whose id was known, answered and not appended again.",
 		func() float64 { return float64(s.topics.Stats().Repeats) })
 	for outcome, count := range map[string]*atomic.Uint64{

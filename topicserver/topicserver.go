@@ -21,6 +21,7 @@ import (
 	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/rate"
 	"github.com/ringcast/ringcast/shared/revoke"
 	"github.com/ringcast/ringcast/shared/ring"
 	"github.com/ringcast/ringcast/shared/trace"
@@ -105,7 +106,8 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, NameGrace: cfg.NameGrace, Claim: s.claim, Log: s.log,
 		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
-		Presence: topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
+		Publishes: rate.PerSecond(cfg.MaxPublishes, 2*cfg.MaxPublishes),
+		Presence:  topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
 	})
 	// Gateways whose link was lost before this process started have announced their names by then, or given them up.
 	s.topics.Doubt(time.Now().Add(cfg.NameGrace / 2))

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 
@@ -25,7 +26,8 @@ type Error struct {
 	PublishID string // "publish_id": the id to try again with
 	Definite  bool   // "definite": nothing was published, and nothing will be
 
-	RetryAfter int // seconds, "Retry-After": when it is worth trying again; 0 if it says nothing
+	RetryAfter time.Duration // in whole seconds, "Retry-After": when it is worth trying again; 0 if it says nothing
+	Precisely  bool          // and "retry_after_ms" says it too
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Detail }
@@ -50,6 +52,9 @@ func (e *Error) append(b []byte) []byte {
 	if e.Definite {
 		b = append(b, `,"definite":true`...)
 	}
+	if e.Precisely {
+		b = strconv.AppendInt(append(b, `,"retry_after_ms":`...), int64((e.RetryAfter+time.Millisecond-1)/time.Millisecond), 10)
+	}
 	return append(b, '}')
 }
 
@@ -57,7 +62,7 @@ func (e *Error) append(b []byte) []byte {
 func Answer(c *fiber.Ctx, err error) error {
 	e := asError(err)
 	if e.RetryAfter > 0 {
-		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(e.RetryAfter))
+		c.Set(fiber.HeaderRetryAfter, strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
 	return send(c, e.Status, append(e.append(nil), '\n'))
 }
@@ -106,7 +111,10 @@ func outcomeError(o router.Outcome, publishID string) *Error {
 	case linkpb.Code_OK:
 		return nil
 	case linkpb.Code_OVERLOADED:
-		e.Status, e.Code, e.RetryAfter = fiber.StatusTooManyRequests, "busy", 1
+		e.Status, e.Code, e.RetryAfter = fiber.StatusTooManyRequests, "busy", time.Second
+	case linkpb.Code_RATE_LIMITED:
+		e.Status, e.Code = fiber.StatusTooManyRequests, "rate_limited"
+		e.RetryAfter, e.Precisely = max(o.RetryAfter, time.Millisecond), true
 	case linkpb.Code_TOO_LARGE:
 		e.Status, e.Code = fiber.StatusRequestEntityTooLarge, "too_large"
 	case linkpb.Code_INVALID:
@@ -118,7 +126,7 @@ func outcomeError(o router.Outcome, publishID string) *Error {
 	case linkpb.Code_UNKNOWN_OUTCOME:
 		e.Status, e.Code, e.Definite, e.PublishID = fiber.StatusGatewayTimeout, "unknown_outcome", false, publishID
 	default:
-		e.Status, e.Code, e.RetryAfter = fiber.StatusServiceUnavailable, "unavailable", 1
+		e.Status, e.Code, e.RetryAfter = fiber.StatusServiceUnavailable, "unavailable", time.Second
 	}
 	return e
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -44,7 +43,7 @@ func (l *limits) take(name string, now time.Time) error {
 	r.CancelAt(now)
 	l.refused.Add(1)
 	return &Error{
-		Status: fiber.StatusTooManyRequests, Code: "rate_limited", Definite: true, RetryAfter: int(math.Ceil(wait.Seconds())),
+		Status: fiber.StatusTooManyRequests, Code: "rate_limited", Definite: true, RetryAfter: wait,
 		Detail: "the key may have " + strconv.Itoa(l.perSecond) + " requests or messages a second here",
 	}
 }

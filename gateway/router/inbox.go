@@ -118,7 +118,9 @@ func (in *inbox) answer(rep *linkpb.Reply) {
 		return
 	}
 	if p.publish != nil {
-		in.landed(p.publish, Outcome{Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position)})
+		in.landed(p.publish, Outcome{
+			Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position), RetryAfter: time.Duration(rep.RetryAfterMs) * time.Millisecond,
+		})
 		return
 	}
 	if p.kind != pendingSubscribe {

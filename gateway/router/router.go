@@ -98,6 +98,8 @@ type Outcome struct {
 	Position hub.Position
 	// Recovered is true for a join with a Since place when everything behind that place reaches the channel.
 	Recovered bool
+	// RetryAfter is when to try again, with RATE_LIMITED.
+	RetryAfter time.Duration
 }
 
 // OK reports whether what was asked has happened.

@@ -50,6 +50,7 @@ const (
 	Code_TOO_MANY       Code = 40  // the topic has as many presences as it may have
 	Code_NAME_TAKEN     Code = 110 // another session holds the exclusive name
 	Code_NAME_NOT_FOUND Code = 111 // nobody holds it
+	Code_RATE_LIMITED   Code = 120 // more is published to the topic than it may; the Reply says when to try again
 )
 
 // Enum value maps for Code.
@@ -70,6 +71,7 @@ var (
 		40:  "TOO_MANY",
 		110: "NAME_TAKEN",
 		111: "NAME_NOT_FOUND",
+		120: "RATE_LIMITED",
 	}
 	Code_value = map[string]int32{
 		"OK":              0,
@@ -87,6 +89,7 @@ var (
 		"TOO_MANY":        40,
 		"NAME_TAKEN":      110,
 		"NAME_NOT_FOUND":  111,
+		"RATE_LIMITED":    120,
 	}
 )
 
@@ -288,6 +291,7 @@ type UpItem struct {
 	//	*UpItem_Track
 	//	*UpItem_Untrack
 	//	*UpItem_List
+	//	*UpItem_Load
 	Item          isUpItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -465,6 +469,15 @@ func (x *UpItem) GetList() *List {
 	return nil
 }
 
+func (x *UpItem) GetLoad() *Load {
+	if x != nil {
+		if x, ok := x.Item.(*UpItem_Load); ok {
+			return x.Load
+		}
+	}
+	return nil
+}
+
 type isUpItem_Item interface {
 	isUpItem_Item()
 }
@@ -529,6 +542,10 @@ type UpItem_List struct {
 	List *List `protobuf:"bytes,44,opt,name=list,proto3,oneof"`
 }
 
+type UpItem_Load struct {
+	Load *Load `protobuf:"bytes,120,opt,name=load,proto3,oneof"`
+}
+
 func (*UpItem_Hello) isUpItem_Item() {}
 
 func (*UpItem_Subscribe) isUpItem_Item() {}
@@ -558,6 +575,8 @@ func (*UpItem_Track) isUpItem_Item() {}
 func (*UpItem_Untrack) isUpItem_Item() {}
 
 func (*UpItem_List) isUpItem_Item() {}
+
+func (*UpItem_Load) isUpItem_Item() {}
 
 // Down is a batch from a topic server to a gateway.
 type Down struct {
@@ -622,6 +641,7 @@ type DownItem struct {
 	//	*DownItem_Listing
 	//	*DownItem_NameMessage
 	//	*DownItem_NameLost
+	//	*DownItem_Load
 	Item          isDownItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -790,6 +810,15 @@ func (x *DownItem) GetNameLost() *NameLost {
 	return nil
 }
 
+func (x *DownItem) GetLoad() *Load {
+	if x != nil {
+		if x, ok := x.Item.(*DownItem_Load); ok {
+			return x.Load
+		}
+	}
+	return nil
+}
+
 type isDownItem_Item interface {
 	isDownItem_Item()
 }
@@ -850,6 +879,10 @@ type DownItem_NameLost struct {
 	NameLost *NameLost `protobuf:"bytes,111,opt,name=name_lost,json=nameLost,proto3,oneof"`
 }
 
+type DownItem_Load struct {
+	Load *Load `protobuf:"bytes,120,opt,name=load,proto3,oneof"`
+}
+
 func (*DownItem_Welcome) isDownItem_Item() {}
 
 func (*DownItem_Refusal) isDownItem_Item() {}
@@ -877,6 +910,8 @@ func (*DownItem_Listing) isDownItem_Item() {}
 func (*DownItem_NameMessage) isDownItem_Item() {}
 
 func (*DownItem_NameLost) isDownItem_Item() {}
+
+func (*DownItem_Load) isDownItem_Item() {}
 
 // Hello opens a lane.
 type Hello struct {
@@ -1597,6 +1632,7 @@ type Reply struct {
 	// Track: the reference under which the member is present now, and the one that it replaces.
 	PresenceRef   uint64 `protobuf:"fixed64,40,opt,name=presence_ref,json=presenceRef,proto3" json:"presence_ref,omitempty"`
 	PresencePrev  uint64 `protobuf:"fixed64,41,opt,name=presence_prev,json=presencePrev,proto3" json:"presence_prev,omitempty"`
+	RetryAfterMs  uint32 `protobuf:"varint,120,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"` // RATE_LIMITED
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1683,6 +1719,13 @@ func (x *Reply) GetPresenceRef() uint64 {
 func (x *Reply) GetPresencePrev() uint64 {
 	if x != nil {
 		return x.PresencePrev
+	}
+	return 0
+}
+
+func (x *Reply) GetRetryAfterMs() uint32 {
+	if x != nil {
+		return x.RetryAfterMs
 	}
 	return 0
 }
@@ -3489,6 +3532,76 @@ func (x *NameHolder) GetHeldMs() uint64 {
 	return 0
 }
 
+// Load is what the clients of a gateway notice of it. A gateway tells its own about once a second on lane 0; one that is
+// sending its clients away asks with it, and is answered with the load of the others, which are to take them.
+type Load struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JoinMs        uint32                 `protobuf:"varint,1,opt,name=join_ms,json=joinMs,proto3" json:"join_ms,omitempty"` // what 99 of 100 joins of the last second took at most; of several gateways the longest
+	Refusing      bool                   `protobuf:"varint,2,opt,name=refusing,proto3" json:"refusing,omitempty"`           // new connections or joins are being refused; of several gateways: at one of them
+	Draining      bool                   `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"`           // the gateway sends its clients away, and wants to know
+	Gateways      uint32                 `protobuf:"varint,4,opt,name=gateways,proto3" json:"gateways,omitempty"`           // of an answer: how many gateways it is about
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_link_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_link_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_link_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Load) GetJoinMs() uint32 {
+	if x != nil {
+		return x.JoinMs
+	}
+	return 0
+}
+
+func (x *Load) GetRefusing() bool {
+	if x != nil {
+		return x.Refusing
+	}
+	return false
+}
+
+func (x *Load) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Load) GetGateways() uint32 {
+	if x != nil {
+		return x.Gateways
+	}
+	return 0
+}
+
 var File_link_proto protoreflect.FileDescriptor
 
 const file_link_proto_rawDesc = "" +
@@ -3499,7 +3612,7 @@ const file_link_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x06R\x05epoch\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"4\n" +
 	"\x02Up\x12.\n" +
-	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\x9c\x06\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.ringcast.link.v1.UpItemR\x05items\"\xca\x06\n" +
 	"\x06UpItem\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.ringcast.link.v1.HelloH\x00R\x05hello\x12;\n" +
 	"\tsubscribe\x18\x02 \x01(\v2\x1b.ringcast.link.v1.SubscribeH\x00R\tsubscribe\x12A\n" +
@@ -3515,10 +3628,11 @@ const file_link_proto_rawDesc = "" +
 	"\aunwatch\x18) \x01(\v2\x19.ringcast.link.v1.UnwatchH\x00R\aunwatch\x12/\n" +
 	"\x05track\x18* \x01(\v2\x17.ringcast.link.v1.TrackH\x00R\x05track\x125\n" +
 	"\auntrack\x18+ \x01(\v2\x19.ringcast.link.v1.UntrackH\x00R\auntrack\x12,\n" +
-	"\x04list\x18, \x01(\v2\x16.ringcast.link.v1.ListH\x00R\x04listB\x06\n" +
+	"\x04list\x18, \x01(\v2\x16.ringcast.link.v1.ListH\x00R\x04list\x12,\n" +
+	"\x04load\x18x \x01(\v2\x16.ringcast.link.v1.LoadH\x00R\x04loadB\x06\n" +
 	"\x04item\"8\n" +
 	"\x04Down\x120\n" +
-	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\x8b\x06\n" +
+	"\x05items\x18\x01 \x03(\v2\x1a.ringcast.link.v1.DownItemR\x05items\"\xb9\x06\n" +
 	"\bDownItem\x125\n" +
 	"\awelcome\x18\x01 \x01(\v2\x19.ringcast.link.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\arefusal\x18\x02 \x01(\v2\x19.ringcast.link.v1.RefusalH\x00R\arefusal\x12/\n" +
@@ -3533,7 +3647,8 @@ const file_link_proto_rawDesc = "" +
 	"\rpresence_diff\x18( \x01(\v2\x1e.ringcast.link.v1.PresenceDiffH\x00R\fpresenceDiff\x125\n" +
 	"\alisting\x18) \x01(\v2\x19.ringcast.link.v1.ListingH\x00R\alisting\x12B\n" +
 	"\fname_message\x18n \x01(\v2\x1d.ringcast.link.v1.NameMessageH\x00R\vnameMessage\x129\n" +
-	"\tname_lost\x18o \x01(\v2\x1a.ringcast.link.v1.NameLostH\x00R\bnameLostB\x06\n" +
+	"\tname_lost\x18o \x01(\v2\x1a.ringcast.link.v1.NameLostH\x00R\bnameLost\x12,\n" +
+	"\x04load\x18x \x01(\v2\x16.ringcast.link.v1.LoadH\x00R\x04loadB\x06\n" +
 	"\x04item\"\xc3\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -3586,7 +3701,7 @@ const file_link_proto_rawDesc = "" +
 	"\aid_high\x18\x06 \x01(\x06R\x06idHigh\x12\x15\n" +
 	"\x06id_low\x18\a \x01(\x06R\x05idLow\x12\x14\n" +
 	"\x05trace\x18F \x01(\fR\x05trace\x12.\n" +
-	"\x04name\x18n \x01(\v2\x1a.ringcast.link.v1.NameCallR\x04name\"\xa9\x02\n" +
+	"\x04name\x18n \x01(\v2\x1a.ringcast.link.v1.NameCallR\x04name\"\xcf\x02\n" +
 	"\x05Reply\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\x04R\x03ref\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
@@ -3595,7 +3710,8 @@ const file_link_proto_rawDesc = "" +
 	"\x04from\x18\x05 \x01(\v2\x1a.ringcast.link.v1.PositionR\x04from\x12\x1a\n" +
 	"\breplayed\x18\x06 \x01(\rR\breplayed\x12!\n" +
 	"\fpresence_ref\x18( \x01(\x06R\vpresenceRef\x12#\n" +
-	"\rpresence_prev\x18) \x01(\x06R\fpresencePrev\"V\n" +
+	"\rpresence_prev\x18) \x01(\x06R\fpresencePrev\x12$\n" +
+	"\x0eretry_after_ms\x18x \x01(\rR\fretryAfterMs\"V\n" +
 	"\x06Digest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x126\n" +
 	"\bposition\x18\x02 \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"y\n" +
@@ -3726,7 +3842,12 @@ const file_link_proto_rawDesc = "" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x06R\binstance\x12\x14\n" +
 	"\x05claim\x18\x03 \x01(\x06R\x05claim\x12\x17\n" +
-	"\aheld_ms\x18\x04 \x01(\x04R\x06heldMs*\xf8\x01\n" +
+	"\aheld_ms\x18\x04 \x01(\x04R\x06heldMs\"s\n" +
+	"\x04Load\x12\x17\n" +
+	"\ajoin_ms\x18\x01 \x01(\rR\x06joinMs\x12\x1a\n" +
+	"\brefusing\x18\x02 \x01(\bR\brefusing\x12\x1a\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\x12\x1a\n" +
+	"\bgateways\x18\x04 \x01(\rR\bgateways*\x8a\x02\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -3745,7 +3866,8 @@ const file_link_proto_rawDesc = "" +
 	"\bTOO_MANY\x10(\x12\x0e\n" +
 	"\n" +
 	"NAME_TAKEN\x10n\x12\x12\n" +
-	"\x0eNAME_NOT_FOUND\x10o*O\n" +
+	"\x0eNAME_NOT_FOUND\x10o\x12\x10\n" +
+	"\fRATE_LIMITED\x10x*O\n" +
 	"\x06NameOp\x12\x11\n" +
 	"\rNAME_REGISTER\x10\x00\x12\x11\n" +
 	"\rNAME_ANNOUNCE\x10\x01\x12\x10\n" +
@@ -3768,7 +3890,7 @@ func file_link_proto_rawDescGZIP() []byte {
 }
 
 var file_link_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_link_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_link_proto_goTypes = []any{
 	(Code)(0),                  // 0: ringcast.link.v1.Code
 	(NameOp)(0),                // 1: ringcast.link.v1.NameOp
@@ -3814,6 +3936,7 @@ var file_link_proto_goTypes = []any{
 	(*NameMessage)(nil),        // 41: ringcast.link.v1.NameMessage
 	(*NameLost)(nil),           // 42: ringcast.link.v1.NameLost
 	(*NameHolder)(nil),         // 43: ringcast.link.v1.NameHolder
+	(*Load)(nil),               // 44: ringcast.link.v1.Load
 }
 var file_link_proto_depIdxs = []int32{
 	4,  // 0: ringcast.link.v1.Up.items:type_name -> ringcast.link.v1.UpItem
@@ -3832,57 +3955,59 @@ var file_link_proto_depIdxs = []int32{
 	27, // 13: ringcast.link.v1.UpItem.track:type_name -> ringcast.link.v1.Track
 	28, // 14: ringcast.link.v1.UpItem.untrack:type_name -> ringcast.link.v1.Untrack
 	30, // 15: ringcast.link.v1.UpItem.list:type_name -> ringcast.link.v1.List
-	6,  // 16: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
-	8,  // 17: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
-	9,  // 18: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
-	18, // 19: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
-	21, // 20: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
-	10, // 21: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
-	11, // 22: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
-	19, // 23: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
-	20, // 24: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
-	23, // 25: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
-	38, // 26: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
-	29, // 27: ringcast.link.v1.DownItem.presence_diff:type_name -> ringcast.link.v1.PresenceDiff
-	31, // 28: ringcast.link.v1.DownItem.listing:type_name -> ringcast.link.v1.Listing
-	41, // 29: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
-	42, // 30: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
-	0,  // 31: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
-	12, // 32: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
-	2,  // 33: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
-	40, // 34: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
-	0,  // 35: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
-	2,  // 36: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
-	2,  // 37: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
-	2,  // 38: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
-	2,  // 39: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
-	2,  // 40: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
-	2,  // 41: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
-	0,  // 42: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
-	2,  // 43: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
-	24, // 44: ringcast.link.v1.Track.presence:type_name -> ringcast.link.v1.Presence
-	24, // 45: ringcast.link.v1.PresenceDiff.joins:type_name -> ringcast.link.v1.Presence
-	0,  // 46: ringcast.link.v1.Listing.code:type_name -> ringcast.link.v1.Code
-	32, // 47: ringcast.link.v1.Listing.gateways:type_name -> ringcast.link.v1.GatewaySubscribers
-	11, // 48: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
-	34, // 49: ringcast.link.v1.Wants.arrived:type_name -> ringcast.link.v1.Arrived
-	2,  // 50: ringcast.link.v1.Arrived.position:type_name -> ringcast.link.v1.Position
-	11, // 51: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
-	36, // 52: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
-	2,  // 53: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
-	37, // 54: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
-	43, // 55: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
-	39, // 56: ringcast.link.v1.Revoke.unsubscription:type_name -> ringcast.link.v1.Unsubscription
-	1,  // 57: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
-	3,  // 58: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
-	33, // 59: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
-	5,  // 60: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
-	35, // 61: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
-	60, // [60:62] is the sub-list for method output_type
-	58, // [58:60] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	44, // 16: ringcast.link.v1.UpItem.load:type_name -> ringcast.link.v1.Load
+	6,  // 17: ringcast.link.v1.Down.items:type_name -> ringcast.link.v1.DownItem
+	8,  // 18: ringcast.link.v1.DownItem.welcome:type_name -> ringcast.link.v1.Welcome
+	9,  // 19: ringcast.link.v1.DownItem.refusal:type_name -> ringcast.link.v1.Refusal
+	18, // 20: ringcast.link.v1.DownItem.reply:type_name -> ringcast.link.v1.Reply
+	21, // 21: ringcast.link.v1.DownItem.message:type_name -> ringcast.link.v1.Message
+	10, // 22: ringcast.link.v1.DownItem.ping:type_name -> ringcast.link.v1.Ping
+	11, // 23: ringcast.link.v1.DownItem.ring:type_name -> ringcast.link.v1.Ring
+	19, // 24: ringcast.link.v1.DownItem.digest:type_name -> ringcast.link.v1.Digest
+	20, // 25: ringcast.link.v1.DownItem.sealed:type_name -> ringcast.link.v1.Sealed
+	23, // 26: ringcast.link.v1.DownItem.past:type_name -> ringcast.link.v1.Past
+	38, // 27: ringcast.link.v1.DownItem.revoke:type_name -> ringcast.link.v1.Revoke
+	29, // 28: ringcast.link.v1.DownItem.presence_diff:type_name -> ringcast.link.v1.PresenceDiff
+	31, // 29: ringcast.link.v1.DownItem.listing:type_name -> ringcast.link.v1.Listing
+	41, // 30: ringcast.link.v1.DownItem.name_message:type_name -> ringcast.link.v1.NameMessage
+	42, // 31: ringcast.link.v1.DownItem.name_lost:type_name -> ringcast.link.v1.NameLost
+	44, // 32: ringcast.link.v1.DownItem.load:type_name -> ringcast.link.v1.Load
+	0,  // 33: ringcast.link.v1.Refusal.code:type_name -> ringcast.link.v1.Code
+	12, // 34: ringcast.link.v1.Ring.servers:type_name -> ringcast.link.v1.RingServer
+	2,  // 35: ringcast.link.v1.Subscribe.since:type_name -> ringcast.link.v1.Position
+	40, // 36: ringcast.link.v1.Publish.name:type_name -> ringcast.link.v1.NameCall
+	0,  // 37: ringcast.link.v1.Reply.code:type_name -> ringcast.link.v1.Code
+	2,  // 38: ringcast.link.v1.Reply.position:type_name -> ringcast.link.v1.Position
+	2,  // 39: ringcast.link.v1.Reply.from:type_name -> ringcast.link.v1.Position
+	2,  // 40: ringcast.link.v1.Digest.position:type_name -> ringcast.link.v1.Position
+	2,  // 41: ringcast.link.v1.Sealed.position:type_name -> ringcast.link.v1.Position
+	2,  // 42: ringcast.link.v1.Message.position:type_name -> ringcast.link.v1.Position
+	2,  // 43: ringcast.link.v1.History.since:type_name -> ringcast.link.v1.Position
+	0,  // 44: ringcast.link.v1.Past.code:type_name -> ringcast.link.v1.Code
+	2,  // 45: ringcast.link.v1.Past.next:type_name -> ringcast.link.v1.Position
+	24, // 46: ringcast.link.v1.Track.presence:type_name -> ringcast.link.v1.Presence
+	24, // 47: ringcast.link.v1.PresenceDiff.joins:type_name -> ringcast.link.v1.Presence
+	0,  // 48: ringcast.link.v1.Listing.code:type_name -> ringcast.link.v1.Code
+	32, // 49: ringcast.link.v1.Listing.gateways:type_name -> ringcast.link.v1.GatewaySubscribers
+	11, // 50: ringcast.link.v1.Wants.rings:type_name -> ringcast.link.v1.Ring
+	34, // 51: ringcast.link.v1.Wants.arrived:type_name -> ringcast.link.v1.Arrived
+	2,  // 52: ringcast.link.v1.Arrived.position:type_name -> ringcast.link.v1.Position
+	11, // 53: ringcast.link.v1.Gives.rings:type_name -> ringcast.link.v1.Ring
+	36, // 54: ringcast.link.v1.Gives.state:type_name -> ringcast.link.v1.TopicState
+	2,  // 55: ringcast.link.v1.TopicState.position:type_name -> ringcast.link.v1.Position
+	37, // 56: ringcast.link.v1.TopicState.ids:type_name -> ringcast.link.v1.PublishID
+	43, // 57: ringcast.link.v1.TopicState.name:type_name -> ringcast.link.v1.NameHolder
+	39, // 58: ringcast.link.v1.Revoke.unsubscription:type_name -> ringcast.link.v1.Unsubscription
+	1,  // 59: ringcast.link.v1.NameCall.op:type_name -> ringcast.link.v1.NameOp
+	3,  // 60: ringcast.link.v1.Links.Link:input_type -> ringcast.link.v1.Up
+	33, // 61: ringcast.link.v1.Links.Handover:input_type -> ringcast.link.v1.Wants
+	5,  // 62: ringcast.link.v1.Links.Link:output_type -> ringcast.link.v1.Down
+	35, // 63: ringcast.link.v1.Links.Handover:output_type -> ringcast.link.v1.Gives
+	62, // [62:64] is the sub-list for method output_type
+	60, // [60:62] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_link_proto_init() }
@@ -3906,6 +4031,7 @@ func file_link_proto_init() {
 		(*UpItem_Track)(nil),
 		(*UpItem_Untrack)(nil),
 		(*UpItem_List)(nil),
+		(*UpItem_Load)(nil),
 	}
 	file_link_proto_msgTypes[4].OneofWrappers = []any{
 		(*DownItem_Welcome)(nil),
@@ -3922,6 +4048,7 @@ func file_link_proto_init() {
 		(*DownItem_Listing)(nil),
 		(*DownItem_NameMessage)(nil),
 		(*DownItem_NameLost)(nil),
+		(*DownItem_Load)(nil),
 	}
 	file_link_proto_msgTypes[36].OneofWrappers = []any{
 		(*Revoke_User)(nil),
@@ -3935,7 +4062,7 @@ func file_link_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_link_proto_rawDesc), len(file_link_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

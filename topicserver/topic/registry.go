@@ -15,6 +15,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/mutant"
+	"github.com/ringcast/ringcast/shared/rate"
 	"github.com/ringcast/ringcast/shared/trace"
 	"github.com/ringcast/ringcast/topicserver/history"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	Presence Presence
 	// NameGrace is how long a name is kept for a holder whose gateway has no link.
 	NameGrace time.Duration
+	// Publishes bounds the messages that are appended to one topic; the zero value does not.
+	Publishes rate.Limit
 	// Claim says whose a topic is that is not here, when one is asked for. It is called under a shard's lock: it must
 	// not wait nor call back. Nil means that every topic is ours.
 	Claim func(topic string) Claim
@@ -60,6 +63,7 @@ type Registry struct {
 	cfg    Config
 	seed   maphash.Seed
 	wheel  *wheel
+	made   time.Time // the clock of the topics' rates begins here
 	shards [shards]shard
 	names  nameClock
 
@@ -69,6 +73,7 @@ type Registry struct {
 	publishes   atomic.Uint64
 	sends       atomic.Uint64
 	repeats     atomic.Uint64
+	rateLimited atomic.Uint64
 
 	presences     atomic.Int64
 	presenceSends atomic.Uint64
@@ -88,8 +93,8 @@ func NewRegistry(cfg Config) *Registry {
 		cfg.Log = zap.NewNop()
 	}
 	cfg.Presence = cfg.Presence.withDefaults()
-	r := &Registry{cfg: cfg, seed: maphash.MakeSeed(), wheel: newWheel(cfg.Presence.Interval)}
-	r.names.start = time.Now()
+	r := &Registry{cfg: cfg, seed: maphash.MakeSeed(), wheel: newWheel(cfg.Presence.Interval), made: time.Now()}
+	r.names.start = r.made
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*Topic)
 	}
@@ -102,6 +107,7 @@ type Stats struct {
 	Subscribers int64  // now, over all topics and gateways
 	Publishes   uint64 // appended since the start
 	Repeats     uint64 // publishes since the start that were appended before and not again
+	RateLimited uint64 // publishes since the start that were over their topic's rate
 	FanoutSends uint64 // messages sent to gateways since the start: one per publish and gateway that subscribes
 	Presences   int64  // members now, over all topics
 	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
@@ -116,6 +122,7 @@ func (r *Registry) Stats() Stats {
 		Subscribers: r.subscribers.Load(),
 		Publishes:   r.publishes.Load(),
 		Repeats:     r.repeats.Load(),
+		RateLimited: r.rateLimited.Load(),
 		FanoutSends: r.sends.Load(),
 		Presences:   r.presences.Load(),
 
@@ -345,6 +352,9 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 			return
 		}
 	}
+	if !r.cfg.Publishes.Unlimited() && r.limited(tn, t, from, req.Ref) {
+		return
+	}
 	pos, m := &tn.pos, &tn.message
 	pos.Epoch, pos.Offset = t.epoch, t.offset+1
 	if mutant.Is(mutant.AckFirst) && pos.Offset%20 == 0 && rand.N(2) == 0 {
@@ -387,6 +397,23 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 	r.sends.Add(uint64(len(t.subs)))
 }
 
+// limited counts a publish against its topic's rate, and answers it if that is over the limit. Repeats do not count: they
+// append nothing.
+func (r *Registry) limited(tn *Turn, t *Topic, from *Lane, ref uint64) bool {
+	wait := t.rate.Take(r.cfg.Publishes, tn.Now().Sub(r.made))
+	if wait == 0 {
+		return false
+	}
+	r.rateLimited.Add(1)
+	rep := &tn.reply
+	*rep = linkpb.Reply{
+		Ref: ref, Code: linkpb.Code_RATE_LIMITED, Detail: rateLimitedDetail, RetryAfterMs: uint32((wait + time.Millisecond - 1) / time.Millisecond),
+	}
+	tn.send(from)
+	rep.RetryAfterMs = 0 // the next Reply is made in the same place
+	return true
+}
+
 // repeated answers a publish that was appended before.
 func (r *Registry) repeated(tn *Turn, t *Topic, from *Lane, ref uint64, e idEntry, content uint64) {
 	if e.content != content {
@@ -399,8 +426,9 @@ func (r *Registry) repeated(tn *Turn, t *Topic, from *Lane, ref uint64, e idEntr
 }
 
 const (
-	notOwnerDetail = "the ring gives the topic to another server"
-	tooManyWait    = "too many requests wait for the topic to come over"
+	notOwnerDetail    = "the ring gives the topic to another server"
+	rateLimitedDetail = "more is published to the topic than it may"
+	tooManyWait       = "too many requests wait for the topic to come over"
 )
 
 func (r *Registry) notOwner(tn *Turn, lane *Lane, ref uint64) {

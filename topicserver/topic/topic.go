@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/rate"
 	"github.com/ringcast/ringcast/shared/trace"
 )
 
@@ -31,6 +32,7 @@ type Topic struct {
 	subs   []subscription // one per gateway; unordered
 	used   time.Time      // when it last lost its last gateway or was published to without one
 	gone   bool           // no longer in the registry; whoever locks it must look it up again
+	rate   rate.Meter     // of publishes; a topic that moves begins anew
 
 	presence  *presence  // nil while nobody has a part in it
 	exclusive *exclusive // nil unless the topic stands for a name
