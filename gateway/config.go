@@ -59,6 +59,7 @@ type Config struct {
 	TLSKey         string        `env:"TLS_KEY_FILE" help:"its private key, PEM; not readable by others"`
 	Auth           auth.Config
 	Links          certs.Links
+	Limits         Limits
 	TraceURL       string  `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
 	TraceSample    float64 `env:"TRACE_SAMPLE" envDefault:"0" help:"share of the publishes without a traceparent that are traced, 0 to 1"`
 	Lanes          int     `env:"LINK_LANES" envDefault:"2" help:"connections to each topic server"`
@@ -92,7 +93,7 @@ func (c *Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE belong together: only one is set"))
 	}
-	errs = append(errs, c.validateLongpoll(), c.Auth.Validate(), c.Links.Validate())
+	errs = append(errs, c.validateLongpoll(), c.Auth.Validate(), c.Links.Validate(), c.Limits.Validate())
 	if _, err := c.amqpURL(); err != nil {
 		errs = append(errs, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/admission"
 	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/ingest"
@@ -49,6 +50,7 @@ type Gateway struct {
 	router   *router.Router
 	sessions []*session.Sessions // by loop
 	api      *api.API
+	gate     *admission.Gate
 	ingest   *ingest.Consumer // nil without AMQP_URL
 	polls    *longpoll.Server
 	app      *fiber.App
@@ -65,9 +67,10 @@ type Gateway struct {
 	log      *zap.Logger
 
 	stopping   atomic.Bool
-	staleFile  atomic.Bool // the ring in use came from a topic server and is newer than the file's
-	ringFailed atomic.Bool // the ring file is of no use
-	accepts    acceptor    // has a listener once Serve is called
+	turnedAway atomic.Int64 // connections of browsers that were not admitted and are not closed yet
+	staleFile  atomic.Bool  // the ring in use came from a topic server and is newer than the file's
+	ringFailed atomic.Bool  // the ring file is of no use
+	accepts    acceptor     // has a listener once Serve is called
 	reload     <-chan os.Signal
 	panics     atomic.Uint64 // of HTTP handlers
 }
@@ -136,7 +139,7 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 	g.loops, err = socket.New(socket.Config{
 		Loops: g.cfg.Loops, MaxMessageBytes: g.cfg.MaxMessage, MaxQueueBytes: g.cfg.MaxQueue, IdleTimeout: g.cfg.IdleTimeout,
 		SoftQueueBytes: g.cfg.SoftQueue, SoftQueueTime: g.cfg.SoftQueueTime, QueueBudget: g.cfg.queueBudget(),
-		MessageTimeout: g.cfg.MessageTimeout, Log: g.log,
+		MessageTimeout: g.cfg.MessageTimeout, Frames: perSession(g.cfg.Limits.Frames), Log: g.log,
 	})
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
@@ -151,6 +154,7 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 	if err != nil {
 		return fmt.Errorf("gateway: %w", err)
 	}
+	g.gate = g.newGate()
 	g.openSessions()
 	g.openAPI()
 	g.openPolls()
@@ -173,6 +177,7 @@ func (g *Gateway) openSessions() {
 	for i := range g.loops.Len() {
 		g.sessions = append(g.sessions, session.New(session.Config{
 			Topics: g.topics, MaxChannels: g.cfg.MaxChannels, Auth: g.auth, Revoked: g.isRevoked,
+			Rates: g.cfg.Limits.rates(), Gate: g.gate,
 		}, g.router.Local(i)))
 		g.loops.Loop(i).OnTick(g.sessions[i].Tick)
 	}
@@ -181,7 +186,7 @@ func (g *Gateway) openSessions() {
 func (g *Gateway) openAPI() {
 	g.api = api.New(api.Config{
 		Router: g.router, Topics: g.topics, Keys: g.keys, Open: g.cfg.APIOpen, Rate: g.cfg.APIRate, MaxBody: g.cfg.APIMaxBody, MaxMessage: g.cfg.MaxMessage,
-		Timeout: 2*g.cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Log: g.log,
+		Timeout: 2*g.cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Gate: g.gate, Log: g.log,
 	})
 }
 
@@ -230,6 +235,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	links, cutLinks := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { g.router.Run(links) })
+	wg.Go(func() { g.gate.Run(links) })
 	if g.cfg.RingFile != "" {
 		wg.Go(func() { g.watchRing(links) })
 	}

@@ -11,6 +11,7 @@ import (
 	recovery "github.com/gofiber/fiber/v2/middleware/recover"
 	"go.uber.org/zap"
 
+	"github.com/ringcast/ringcast/gateway/admission"
 	"github.com/ringcast/ringcast/gateway/api"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/console"
@@ -24,7 +25,6 @@ func (g *Gateway) newApp() *fiber.App {
 	app := fiber.New(fiber.Config{
 		AppName:               "ringcast gateway",
 		DisableStartupMessage: true,
-		CaseSensitive:         true, // as api.Owns is
 		ReadTimeout:           handshakeTimeout,
 		ReadBufferSize:        maxHeaderBytes,
 		BodyLimit:             maxHeaderBytes, // see headerReceived
@@ -214,30 +214,16 @@ const openerKey = "opener"
 
 func setOpener(c *fiber.Ctx, open opener) { c.Locals(openerKey, open) }
 
-// admit refuses connections that there is no room for.
-func (g *Gateway) admit(c *fiber.Ctx) error {
-	if err := g.room(); err != nil {
-		c.Set(fiber.HeaderRetryAfter, "1")
-		return err
-	}
-	return c.Next()
-}
-
-// room refuses connections over the limit, and all of them while the gateway is stopping. Handshakes that are under way
-// at the same moment are not counted, so a burst may end a little over the limit.
-func (g *Gateway) room() error {
-	if g.stopping.Load() || g.loops.Conns() >= g.cfg.MaxConnections {
-		return fiber.NewError(fiber.StatusServiceUnavailable, "no room for another connection")
-	}
-	return nil
-}
-
 // adopt hands an upgraded connection to its event loop. On return the HTTP server drops its end of it.
 func (g *Gateway) adopt(conn *websocket.Conn) {
 	open := conn.Locals(openerKey).(opener)
 	id, _ := conn.Locals(identityKey).(*auth.Identity)
 	refusal, _ := conn.Locals(refusalKey).(*auth.Error)
-	err := g.loops.Adopt(conn.NetConn(), g.begin(open, id, refusal))
+	begin := g.begin(open, id, refusal)
+	if r, ok := conn.Locals(turnedAwayKey).(admission.Refusal); ok {
+		begin = g.turnAway(r)
+	}
+	err := g.loops.Adopt(conn.NetConn(), begin)
 	if err != nil {
 		g.log.Warn("connection not adopted", zap.Error(err))
 	}
@@ -256,7 +242,10 @@ func (g *Gateway) openPolled(c *fiber.Ctx) (func(*socket.Conn) socket.Handler, e
 	case refusal != nil:
 		return nil, fiber.NewError(fiber.StatusUnauthorized, refusal.Error())
 	}
-	return g.begin(phoenix(kind), id, nil), g.room()
+	if r := g.room(); r.Refused() {
+		return nil, fiber.NewError(fiber.StatusServiceUnavailable, r.String())
+	}
+	return g.begin(phoenix(kind), id, nil), nil
 }
 
 // begin returns what opens the session of a connection, on its event loop, and closes it at once if there is a refusal.

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/ringcast/ringcast/gateway/ingest"
+	"github.com/ringcast/ringcast/gateway/router"
+	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/daemon"
 )
 
@@ -48,9 +50,19 @@ func (g *Gateway) newIngest() (*ingest.Consumer, error) {
 		return nil, daemon.ConfigError(err)
 	}
 	return ingest.New(ingest.Config{
-		URL: url, Queue: g.cfg.AMQPQueue, Gateway: g.cfg.ID, Publish: g.router.Publish, Check: g.topics.Check,
+		URL: url, Queue: g.cfg.AMQPQueue, Gateway: g.cfg.ID, Publish: g.publishIngested, Check: g.topics.Check,
 		Prefetch: g.cfg.AMQPPrefetch, Declare: g.cfg.AMQPDeclare, MaxPayload: g.cfg.MaxMessage, Drain: g.cfg.StopTimeout, Log: g.log,
 	})
+}
+
+// publishIngested publishes a message of the broker's. One that is not admitted now is tried again later, like one whose
+// owner is busy; since only so many are under way at once, that stops the queue for a while and loses nothing.
+func (g *Gateway) publishIngested(p *linkpb.Publish, done func(router.Outcome)) {
+	if r := g.gate.Publish(); r.Refused() {
+		done(router.Outcome{Code: linkpb.Code_OVERLOADED, Detail: r.String()})
+		return
+	}
+	g.router.Publish(p, done)
 }
 
 // startIngest begins to take messages from the broker, if there is one. stop ends that and returns when what is under way

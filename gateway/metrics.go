@@ -119,6 +119,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	g.registerRouter(reg, gauge, counter)
 	g.registerTokens(reg, gauge)
 	g.registerIngest(gauge, counter)
+	g.registerAdmission(reg, gauge)
 	for end := range socket.End(socket.NumEnds) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringcast_gateway_closed_total", Help: "Client sockets ended, by reason.",
@@ -187,4 +188,5 @@ func (g *Gateway) registerTokens(reg *prometheus.Registry, gauge func(name, help
 var outcomeCodes = []linkpb.Code{
 	linkpb.Code_OK, linkpb.Code_NOT_OWNER, linkpb.Code_OVERLOADED, linkpb.Code_UNAVAILABLE, linkpb.Code_TOO_LARGE, linkpb.Code_INVALID,
 	linkpb.Code_SHUTTING_DOWN, linkpb.Code_INTERNAL, linkpb.Code_UNKNOWN_OUTCOME, linkpb.Code_ID_REUSED,
+	linkpb.Code_RATE_LIMITED,
 }

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/ringcast/ringcast/gateway/admission"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
 )
@@ -35,6 +36,8 @@ type Config struct {
 	Rate int
 
 	Disconnect Disconnector // required
+	// Gate admits publishes; nil admits all of them.
+	Gate *admission.Gate
 
 	MaxBody    int           // bytes of a request's body; default 1 MiB
 	MaxMessage int           // bytes of one message's payload; default 64 KiB
@@ -75,11 +78,22 @@ func Owns(path string) bool {
 
 // Register serves the API's own routes on r.
 func (a *API) Register(r fiber.Router) {
-	r.Post("/api/topics/:topic/publish", a.Need(Publish), a.publish)
-	r.Post("/api/publish", a.Need(Publish), a.publishBatch)
-	r.Post("/api/broadcast", a.Need(Publish), a.broadcast)
+	r.Post("/api/topics/:topic/publish", a.Need(Publish), a.admit, a.publish)
+	r.Post("/api/publish", a.Need(Publish), a.admit, a.publishBatch)
+	r.Post("/api/broadcast", a.Need(Publish), a.admit, a.broadcast)
 	r.Post("/api/revoke", a.Need(Kick), a.revoke)
 	r.Post("/api/topics/:topic/unsubscribe", a.Need(Kick), a.unsubscribe)
+}
+
+// admit turns publishes away while the gateway has too much to do, before they cost more than that.
+func (a *API) admit(c *fiber.Ctx) error {
+	if r := a.cfg.Gate.Publish(); r.Refused() {
+		return &Error{
+			Status: fiber.StatusServiceUnavailable, Code: r.Reason.String(), Definite: true, RetryAfter: r.After, Precisely: true,
+			Detail: "the gateway has too much to do",
+		}
+	}
+	return c.Next()
 }
 
 // Topic returns the topic that a request's path names, or the error to answer with.

@@ -150,6 +150,9 @@ func (o *owner) reply(ref uint64, code linkpb.Code, p *linkpb.Position) {
 	if code == linkpb.Code_OK {
 		rep.Detail = ""
 	}
+	if code == linkpb.Code_RATE_LIMITED {
+		rep.RetryAfterMs = 250
+	}
 	o.wire.Append(linkpb.KindReply, rep)
 }
 

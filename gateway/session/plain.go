@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 
+	"github.com/ringcast/ringcast/gateway/admission"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -10,11 +11,9 @@ import (
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
 
-// Close codes of plain sockets, which have no other way to be told what went wrong.
-const (
-	closePolicy   = 1008 // what the client sent is not allowed on this socket
-	closeTryAgain = 1013 // a channel was not joined, or a message not published
-)
+// closePolicy is the close code of a plain socket on which what the client sent is not allowed. One whose channel was not
+// joined, or whose message was not published, is closed with socket.CloseTryAgain: there is no other way to tell it.
+const closePolicy = 1008
 
 // PlainEvent is the event that a plain client's messages have unless it chooses another.
 const PlainEvent = "message"
@@ -48,7 +47,7 @@ func (ss *Sessions) OpenPlain(conn *socket.Conn, opts PlainOptions, id *auth.Ide
 func (p *plain) join(topic string) {
 	c := &channel{topic: topic}
 	c.Conn, c.Codec = p.conn, p.codec
-	if p.conn.Closing() {
+	if p.conn.Closing() || p.limited(admission.Join) {
 		return
 	}
 	if !p.may(c, auth.Join) {
@@ -59,7 +58,7 @@ func (p *plain) join(topic string) {
 	p.ss.local.Join(topic, &c.Channel, nil, func(o router.Outcome) {
 		if !o.OK() {
 			p.remove(c)
-			p.conn.Close(closeTryAgain, fmt.Sprintf("%s: %s", topic, reason(o.Code)))
+			p.conn.Close(socket.CloseTryAgain, fmt.Sprintf("%s: %s", topic, reason(o.Code)))
 		}
 	})
 }
@@ -75,6 +74,11 @@ func (p *plain) message(op socket.Opcode, data []byte) {
 		p.conn.Close(closeBadFrame, err.Error())
 		return
 	}
+	for range p.channels { // all of them, or none
+		if p.limited(admission.Publish) {
+			return
+		}
+	}
 	for _, c := range p.channels {
 		if !p.may(c, auth.Publish) {
 			p.conn.Close(CloseForbidden, "not allowed to publish to "+c.topic)
@@ -86,7 +90,7 @@ func (p *plain) message(op socket.Opcode, data []byte) {
 		m := linkpb.Publish{Topic: topic, Event: p.event, Payload: f.Payload, Binary: f.Binary}
 		p.ss.local.Publish(&m, func(o router.Outcome) {
 			if !o.OK() && !p.closed {
-				p.conn.Close(closeTryAgain, fmt.Sprintf("not published to %s: %s", topic, reason(o.Code)))
+				p.conn.Close(socket.CloseTryAgain, fmt.Sprintf("not published to %s: %s", topic, reason(o.Code)))
 			}
 		})
 	}

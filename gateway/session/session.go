@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringcast/ringcast/gateway/admission"
 	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/gateway/router"
@@ -38,6 +39,8 @@ type Config struct {
 	// count all the same; it may be nil, and any loop may call it.
 	Auth    *auth.Verifier
 	Revoked func(*auth.Identity) bool
+	Rates   Rates
+	Gate    *admission.Gate // nil admits everything
 }
 
 // Sessions makes the sessions of one event loop and holds what they share.
@@ -128,6 +131,9 @@ func (s *Session) Message(conn *socket.Conn, op socket.Opcode, data []byte) {
 	f, err := codec.ForKind(s.codec).Decode(data, op == socket.OpBinary)
 	if err != nil {
 		conn.Close(closeBadFrame, err.Error())
+		return
+	}
+	if s.limited(&f) {
 		return
 	}
 	if string(f.Topic) == namesTopic {
@@ -452,6 +458,10 @@ func (s *Session) refuseDetail(joinRef, ref codec.Ref, topic, reason, detail str
 
 // refuseOutcome sends the error reply for a router's outcome.
 func (s *Session) refuseOutcome(joinRef, ref codec.Ref, topic string, o router.Outcome) {
+	if o.Code == linkpb.Code_RATE_LIMITED {
+		s.reply(joinRef, ref, topic, "error", refusalResponse(reason(o.Code), o.RetryAfter))
+		return
+	}
 	s.refuseDetail(joinRef, ref, topic, reason(o.Code), o.Detail)
 }
 
@@ -472,6 +482,8 @@ func reason(code linkpb.Code) string {
 	switch code {
 	case linkpb.Code_OVERLOADED:
 		return "busy"
+	case linkpb.Code_RATE_LIMITED:
+		return "rate_limited"
 	case linkpb.Code_TOO_LARGE:
 		return "too_large"
 	case linkpb.Code_INVALID:

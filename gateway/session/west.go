@@ -51,7 +51,7 @@ func (ss *Sessions) OpenWest(conn *socket.Conn, kind codec.Kind, opts WestOption
 	w := &west{Session: s, opts: opts}
 	s.extras().west = w
 	if opts.Key == "" {
-		w.refused(codec.WestBadRequest)
+		w.notUnderstood(codec.WestBadRequest)
 		conn.Close(closeBadFrame, "no user name: want /websocket/FORMAT/NAME")
 		return s
 	}
@@ -82,8 +82,11 @@ func (w *west) message(op socket.Opcode, data []byte) {
 	} else {
 		w.texts++
 	}
+	if w.limited(&f) {
+		return
+	}
 	if err != nil {
-		w.refused(err.Error())
+		w.notUnderstood(err.Error())
 		return
 	}
 	switch string(f.Event) {
@@ -265,6 +268,10 @@ func (w *west) publish(f *codec.Frame) {
 // failed here.
 func (w *west) answer(id codec.Ref, topic string, o router.Outcome, succeeded, failed string) {
 	event := "internal_error"
+	if o.Code == linkpb.Code_RATE_LIMITED {
+		w.replyRefused(id, topic[len(westTopic):], reason(o.Code), o.RetryAfter)
+		return
+	}
 	switch o.Code {
 	case linkpb.Code_OK:
 		event = succeeded
@@ -286,18 +293,21 @@ func (w *west) lost(c *channel) {
 }
 
 // reply sends a record from the service.
-func (w *west) reply(id codec.Ref, channel, event string) {
+func (w *west) reply(id codec.Ref, channel, event string) { w.replyData(id, channel, event, nil) }
+
+// replyData is reply with data, which texts have no place for.
+func (w *west) replyData(id codec.Ref, channel, event string, data []byte) {
 	op := socket.OpText
 	if w.codec == codec.WestPB {
 		op = socket.OpBinary
 	}
 	ss := w.ss
-	ss.buf = codec.ForKind(w.codec).AppendReply(ss.buf[:0], nil, id, channel, event, nil)
+	ss.buf = codec.ForKind(w.codec).AppendReply(ss.buf[:0], nil, id, channel, event, data)
 	w.conn.Send(op, ss.buf)
 }
 
-// refused answers what is no command, with a bare word but where only records are understood.
-func (w *west) refused(reason string) {
+// notUnderstood answers what is no command, with a bare word but where only records are understood.
+func (w *west) notUnderstood(reason string) {
 	if w.codec == codec.WestPB && reason == codec.WestBadRequest {
 		w.reply(nil, "", reason)
 		return

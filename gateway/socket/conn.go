@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/ringcast/ringcast/shared/rate"
 )
 
 // state is where a connection stands. It only goes forward.
@@ -52,6 +54,10 @@ type Conn struct {
 	torn *torn         // partial frame or message, nil mostly
 	skip uint64        // bytes of a discarded frame that are still to come
 	last time.Duration // when bytes were last received; of a mailbox, when its last Poll began
+
+	// How much has come, and how often it was too much.
+	spent   rate.Meter
+	strikes rate.Strikes
 
 	// Output.
 	//
@@ -184,6 +190,36 @@ func (c *Conn) KeepAlive() { c.pings = true }
 
 // Silence gives the time since bytes were last received.
 func (c *Conn) Silence() time.Duration { return c.loop.now - c.last }
+
+// maxStrikes is for how many seconds in a row a peer may be over a limit.
+const maxStrikes = 3
+
+// Take counts an event of the peer against a limit and returns 0, or how long the peer should wait if that is over the
+// limit; then the event is not to have any effect, and Strike is to be called when the peer has been told. All limits of
+// one connection share one meter.
+func (c *Conn) Take(l rate.Limit) (wait time.Duration) { return c.spent.Take(l, c.loop.now) }
+
+// Strike notes that the peer was over a limit. Who is in three seconds in a row is closed with 4429.
+func (c *Conn) Strike() {
+	if c.strikes.Add(c.loop.now) >= maxStrikes {
+		c.CloseOverRate("rate limited")
+	}
+}
+
+// CloseOverRate is Close with 4429, for a peer that is over a limit.
+func (c *Conn) CloseOverRate(reason string) {
+	c.closeWith(&CloseError{Code: CloseRate, Reason: reason}, EndRate)
+}
+
+// excess counts a frame that no handler sees, and reports whether it is over the limit.
+func (c *Conn) excess() bool {
+	if c.Take(c.loop.cfg.Frames) == 0 {
+		return false
+	}
+	c.loop.count.Excess++
+	c.Strike()
+	return true
+}
 
 // inputEnded handles EOF and read errors.
 func (c *Conn) inputEnded(err error) {

@@ -153,8 +153,12 @@ func (c *Conn) handleFrame(h header, payload []byte) {
 	case h.op == opClose:
 		c.peerClosed(payload)
 	case h.op == opPing:
-		c.ponged(payload)
-	case h.op == opPong || c.state != stateOpen:
+		if !c.excess() {
+			c.ponged(payload)
+		}
+	case c.state != stateOpen:
+	case h.op == opPong:
+		c.excess()
 	case h.fin && h.op != opContinuation:
 		c.deliver(h.op, payload)
 	default:
@@ -173,6 +177,7 @@ func (c *Conn) addFragment(h header, payload []byte) {
 	}
 	t.message = append(t.message, payload...)
 	if !h.fin {
+		c.excess()
 		return
 	}
 	op, message := t.op, t.message

@@ -79,20 +79,24 @@ type Loop struct {
 	freeTorn  []*torn
 }
 
-func newLoop(all *Loops, index int) (*Loop, error) {
+func newLoop(all *Loops, index int, start time.Time) (*Loop, error) {
 	poll, err := newPoller()
 	if err != nil {
 		return nil, err
 	}
 	cfg := &all.cfg
 	return &Loop{
-		all: all, cfg: cfg, index: index, poll: poll, start: time.Now(), tick: cfg.tick(),
+		all: all, cfg: cfg, index: index, poll: poll, start: start, tick: cfg.tick(),
 		readBuf: make([]byte, readSize),
 	}, nil
 }
 
 // Index gives the loop's index in its Loops.
 func (l *Loop) Index() int { return l.index }
+
+// Now gives the time at which the present turn began, on a clock that all loops of
+// a set share. It may be called on the loop only.
+func (l *Loop) Now() time.Duration { return l.now }
 
 // MaxQueueBytes gives Config.MaxQueueBytes.
 func (l *Loop) MaxQueueBytes() int { return l.cfg.MaxQueueBytes }

@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/shared/rate"
 )
 
 // Close codes that this package sends or reports.
@@ -44,8 +46,10 @@ const (
 	CloseTooBig      = 1009
 	CloseInternal    = 1011
 	CloseRestart     = 1012
+	CloseTryAgain    = 1013
 	CloseSlow        = 4008
 	CloseIdleTimeout = 4408
+	CloseRate        = 4429
 )
 
 // ErrClosed is what connections and callers get after Loops.Close.
@@ -82,7 +86,10 @@ type Config struct {
 	MessageTimeout  time.Duration // from the first byte of a message, or of a control frame, to its last; default 30 s; then close 4408
 	WriteTimeout    time.Duration // a full socket that takes no byte; default 10 s; then the connection is dropped
 	CloseTimeout    time.Duration // from sending the close frame to the end; default 5 s
-	Log             *zap.Logger   // default none
+	// Frames bounds the pings, pongs and fragments of a connection, which no handler sees; default no limit. Pings over it are
+	// not answered. Handlers count messages, with Conn.Take.
+	Frames rate.Limit
+	Log    *zap.Logger // default none
 }
 
 func (cfg Config) withDefaults() (Config, error) {
@@ -163,8 +170,9 @@ func New(cfg Config) (*Loops, error) {
 		return nil, err
 	}
 	ls := &Loops{cfg: cfg, loops: make([]*Loop, cfg.Loops)}
+	start := time.Now()
 	for i := range ls.loops {
-		if ls.loops[i], err = newLoop(ls, i); err != nil {
+		if ls.loops[i], err = newLoop(ls, i, start); err != nil {
 			for _, l := range ls.loops[:i] {
 				l.poll.close()
 			}

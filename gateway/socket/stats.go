@@ -15,6 +15,7 @@ const (
 	EndBudget                    // among the longest queues when all together were over their bound: close 4008
 	EndIdle                      // nothing received: close 4408
 	EndMessageTimeout            // a message was begun and not ended: close 4408
+	EndRate                      // over a rate again and again: close 4429
 	EndPanic                     // its handler panicked: close 1011
 	EndWriteTimeout              // full socket took nothing
 	EndError                     // read or write error, or EOF without a close frame
@@ -23,7 +24,7 @@ const (
 )
 
 var endNames = [NumEnds]string{
-	"peer", "local", "drain", "protocol", "too_big", "slow", "lagging", "budget", "idle", "message_timeout", "panic", "write_timeout", "error", "stopped",
+	"peer", "local", "drain", "protocol", "too_big", "slow", "lagging", "budget", "idle", "message_timeout", "rate", "panic", "write_timeout", "error", "stopped",
 }
 
 // String gives a short name, fit for a metric label.
@@ -43,6 +44,7 @@ type Stats struct {
 	BytesOut uint64 // taken by the kernel
 	Reads    uint64 // read calls
 	Writes   uint64 // write calls
+	Excess   uint64 // frames over Config.Frames
 	Panics   uint64 // of handlers and of posted tasks
 }
 
@@ -59,6 +61,7 @@ func (s *Stats) add(o *Stats) {
 	s.BytesOut += o.BytesOut
 	s.Reads += o.Reads
 	s.Writes += o.Writes
+	s.Excess += o.Excess
 	s.Panics += o.Panics
 }
 
