@@ -112,7 +112,7 @@ func spawn(t *testing.T, name string, env []string, args ...string) *proc {
 	p := &proc{t: t, name: name, ended: make(chan struct{})}
 	p.cmd = exec.Command(program(t, name), args...)
 	// The race detector would have every program wait for a second when it ends.
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0"}, env...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s"}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = dieWithParent()
 	if err := p.cmd.Start(); err != nil {

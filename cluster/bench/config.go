@@ -20,6 +20,8 @@ type Load struct {
 	Rate       float64 `json:"rate,omitempty"`   // publishes per second, by all publishers together; 0 means as many as it goes
 	Window     int     `json:"window,omitempty"` // with Rate 0, unanswered publishes that each publisher has out
 	Payload    int     `json:"payload,omitempty"`
+	// Established connections are there when those of a Storm come.
+	Established int `json:"established,omitempty"`
 	// Duration is how long publishers publish or connections come and go. For Idle it is how long at most the memory may
 	// take to settle.
 	Duration time.Duration `json:"duration_ns"`
@@ -33,6 +35,7 @@ const (
 	Idle    Kind = "idle"    // join and do nothing; the figure is memory
 	Publish Kind = "publish" // join, some of them publish, all receive
 	Stalled Kind = "stalled" // as Publish at a rate; after a while one connection does not read any more
+	Storm   Kind = "storm"   // join, lose their gateway, and all come to another at once, where some are already
 	Churn   Kind = "churn"   // connect, join, leave, close, and again
 )
 
@@ -45,6 +48,7 @@ func Loads() []Load {
 		{Name: "rooms", Kind: Publish, Topics: 500, Connections: 5000, Publishers: 1, Rate: 2000, Payload: 128, Duration: 10 * time.Second},
 		{Name: "flood", Kind: Publish, Topics: 1, Connections: 200, Publishers: 4, Window: 64, Payload: 128, Duration: 10 * time.Second},
 		{Name: "stalled", Kind: Stalled, Topics: 1, Connections: 10000, Publishers: 1, Rate: 2, Payload: 8 << 10, Duration: 10 * time.Second},
+		{Name: "storm", Kind: Storm, Topics: 100, Connections: 10000, Established: 200, Publishers: 1, Rate: 50, Payload: 128, Duration: 5 * time.Second},
 		{Name: "churn", Kind: Churn, Topics: 100, Connections: 64, Duration: 10 * time.Second},
 	}
 }
@@ -64,6 +68,13 @@ func (l Load) Validate() error {
 	}
 	switch l.Kind {
 	case Idle, Churn:
+	case Storm:
+		check("established", l.Established, 1, 100_000)
+		check("publishers", l.Publishers, 1, min(maxPublishers, l.Established))
+		check("payload", l.Payload, minPayload, maxPayload)
+		if !(l.Rate > 0 && l.Rate <= 1e6) {
+			errs = append(errs, fmt.Errorf("%s: rate is %g: want one, up to 1000000", l.Name, l.Rate))
+		}
 	case Publish, Stalled:
 		if l.Kind == Stalled && l.Rate == 0 {
 			errs = append(errs, fmt.Errorf("%s: rate is 0: want one", l.Name))

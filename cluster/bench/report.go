@@ -139,7 +139,10 @@ func (r *Report) ratio(name string) (float64, bool) {
 func (r *Report) WriteText(out io.Writer) error {
 	l := r.Load
 	fmt.Fprintf(out, "%s: %d connections, %d topics", l.Name, l.Connections, l.Topics)
-	if l.Kind == Publish || l.Kind == Stalled {
+	if l.Kind == Storm {
+		fmt.Fprintf(out, ", beside %d others", l.Established)
+	}
+	if l.Kind == Publish || l.Kind == Stalled || l.Kind == Storm {
 		fmt.Fprintf(out, ", %d publishers a topic, %d B payload", l.Publishers, l.Payload)
 		if l.Rate > 0 {
 			fmt.Fprintf(out, ", %g publishes/s", l.Rate)

@@ -17,7 +17,7 @@ func Measure(ctx context.Context, cfg Config) (*Report, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := checkDescriptors(cfg.Load.Connections); err != nil {
+	if err := checkDescriptors(cfg.Load.Connections + cfg.Load.Established); err != nil {
 		return nil, err
 	}
 	report := &Report{Load: cfg.Load}
@@ -78,6 +78,8 @@ func measure(ctx context.Context, load Load, t *target, progress io.Writer) (*Ru
 		return r.churn(ctx)
 	case Stalled:
 		return r.stalled(ctx)
+	case Storm:
+		return r.storm(ctx)
 	default:
 		return r.deliveries(ctx)
 	}

@@ -38,6 +38,10 @@ func runBenchStalled(ctx context.Context, out io.Writer, args []string) error {
 	return runBench(ctx, out, args, "stalled")
 }
 
+func runBenchStorm(ctx context.Context, out io.Writer, args []string) error {
+	return runBench(ctx, out, args, "storm")
+}
+
 func runBenchChurn(ctx context.Context, out io.Writer, args []string) error {
 	return runBench(ctx, out, args, "churn")
 }
@@ -139,7 +143,10 @@ func (b *benchFlags) loadFlags(l *bench.Load) {
 	b.set.IntVar(&l.Connections, "connections", l.Connections, "connections, over all topics and gateways; for churn those on their way at a time")
 	b.set.IntVar(&l.Topics, "topics", l.Topics, "topics that the connections join in turn")
 	b.set.DurationVar(&l.Duration, "duration", l.Duration, "how long to measure; for idle how long memory may take to settle")
-	if l.Kind == bench.Publish || l.Kind == bench.Stalled {
+	if l.Kind == bench.Storm {
+		b.set.IntVar(&l.Established, "established", l.Established, "connections that are there when the others come, and whose messages are timed")
+	}
+	if l.Kind == bench.Publish || l.Kind == bench.Stalled || l.Kind == bench.Storm {
 		b.set.IntVar(&l.Publishers, "publishers", l.Publishers, "connections of each topic that publish")
 		b.set.Float64Var(&l.Rate, "rate", l.Rate, "publishes per second in total; 0 means as fast as it goes")
 		b.set.IntVar(&l.Window, "window", max(l.Window, 64), "with --rate 0, publishes that each publisher has unanswered")

@@ -45,6 +45,7 @@ var commands = []command{
 	{"bench rooms", "", "measure deliveries of many small topics", runBenchRooms},
 	{"bench flood", "", "measure deliveries of one topic, published to as fast as it goes", runBenchFlood},
 	{"bench stalled", "", "measure what a client that does not read costs the others", runBenchStalled},
+	{"bench storm", "", "measure ten thousand clients that come all at once", runBenchStorm},
 	{"bench churn", "", "measure connections that come, join, leave and go", runBenchChurn},
 	{"bench all", "", "run all of these", runBenchAll},
 	{"bench floor-server", "", "run the relay that --floor compares with", runBenchFloorServer},
