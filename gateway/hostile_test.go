@@ -84,7 +84,7 @@ func FuzzRequest(f *testing.F) {
 		handshake("/websocket/json/u1?timeout=1"), handshake("/ws?channel=a&publish=1"), handshake("/realtime/v1/websocket?vsn=2.0.0"),
 		handshake("/socket/websocket?vsn=%zz&token=%00"), handshake(target, "Origin: null", "Sec-WebSocket-Protocol: ,phoenix"),
 		post(publishPath, goodPublish), post("/api/publish", `{"messages":[{"topic":"a:b","event":"e"}]}`, "Idempotency-Key: x"),
-		post("/api/broadcast", `{"topics":["a:b"],"event":"e","payload":{}}`), post("/api/revoke", `{"sub":"neo"}`),
+		post("/api/broadcast", `{"topics":["a:b"],"event":"e","payload":{}}`), post("/api/revoke", `{"sub":"neo"}`), post("/Api/BROADCAST", "{"),
 		post("/socket/longpoll?vsn=2.0.0", "[]"), "GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET /socket/longpoll?vsn=2.0.0&token=a.b HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET /api/topics/room:1/messages?limit=-1&since=zzz HTTP/1.1\r\nHost: x\r\n\r\n",

@@ -25,6 +25,7 @@ func (g *Gateway) newApp() *fiber.App {
 	app := fiber.New(fiber.Config{
 		AppName:               "ringcast gateway",
 		DisableStartupMessage: true,
+		CaseSensitive:         true, // as api.Owns is
 		ReadTimeout:           handshakeTimeout,
 		ReadBufferSize:        maxHeaderBytes,
 		BodyLimit:             maxHeaderBytes, // see headerReceived

@@ -8,38 +8,24 @@ import (
 	"github.com/ringcast/ringcast/gateway/socket"
 )
 
-func TestHandshake(t *testing.T) {
+// handshakes are requests and what they are answered: a status, a header "Name: value", a body; empty ones do not matter.
+type handshakes []struct {
+	name, request string
+	status        int
+	header, body  string
+}
+
+// check sends each, and sees that another client's socket is none the worse for it.
+func (tests handshakes) check(t *testing.T) {
+	t.Helper()
 	s := serve(t)
-	for _, tt := range []struct {
-		name, request string
-		status        int
-		header, body  string
-	}{
-		{"good", handshake(target), 101, "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", ""},
-		{"no Upgrade", "GET " + target + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
-		{"Upgrade to something else", handshake(target, "Upgrade: h2c"), 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
-		{"Connection without upgrade", handshake(target, "Connection: keep-alive"), 426, "Connection: Upgrade", "expected a WebSocket upgrade\n"},
-		{"POST", strings.Replace(handshake(target, "Content-Length: 0"), "GET", "POST", 1), 405, "Allow: GET", "want GET\n"},
-		{"version 8", handshake(target, "Sec-WebSocket-Version: 8"), 400, "Sec-WebSocket-Version: 13", "unsupported Sec-WebSocket-Version: want 13\n"},
-		{"no version", handshake(target, "Sec-WebSocket-Version:"), 400, "Sec-WebSocket-Version: 13", "unsupported Sec-WebSocket-Version: want 13\n"},
-		{"no key", handshake(target, "Sec-WebSocket-Key:"), 400, "", "missing Sec-WebSocket-Key\n"},
-		{"key that is no base64", handshake(target, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), 400, "", "invalid Sec-WebSocket-Key\n"},
-		{"key of 15 bytes", handshake(target, "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1"), 400, "", "invalid Sec-WebSocket-Key\n"},
-		{"unknown path", handshake("/socket/other"), 404, "", "Cannot GET /socket/other\n"},
-		{"root", handshake("/"), 200, "Content-Type: text/html; charset=utf-8", ""},
-		{"vsn 3.0.0", handshake("/socket/websocket?vsn=3.0.0"), 403, "", "unsupported vsn \"3.0.0\": want 1.0.0 or 2.0.0\n"},
-		{"vsn x", handshake("/socket/websocket?vsn=x"), 403, "", "unsupported vsn \"x\": want 1.0.0 or 2.0.0\n"},
-		{"long vsn", handshake("/socket/websocket?vsn=" + strings.Repeat("1", 500)), 403, "",
-			"unsupported vsn \"" + strings.Repeat("1", 32) + "\": want 1.0.0 or 2.0.0\n"},
-		{"header of 5000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 5000)), 431, "", "Request Header Fields Too Large\n"},
-		{"header of 3000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 3000)), 101, "", ""},
-		{"body of 5000 bytes", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000),
-			413, "", "Request Entity Too Large\n"},
-		{"no HTTP", "HELLO\r\n\r\n", 400, "", ""},
-	} {
+	witness := s.dial()
+	witness.write(handshake(target))
+	witness.answer()
+	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := s.dial()
-			w.t = t
+			w.t, witness.t = t, t
 			w.write(tt.request)
 			resp, body := w.answer()
 			if resp.StatusCode != tt.status || tt.body != "" && body != tt.body {
@@ -51,11 +37,61 @@ func TestHandshake(t *testing.T) {
 			if ext := resp.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
 				t.Errorf("extensions: %s", ext)
 			}
+			witness.write(text(heartbeat))
+			if _, got := witness.frame(); got != heartbeatReply {
+				t.Errorf("the witness hears %s", got)
+			}
 		})
 	}
 }
 
-func TestOrigins(t *testing.T) {
+func TestRow1_WithoutAnUpgrade(t *testing.T) {
+	handshakes{
+		{"no Upgrade", "GET " + target + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
+		{"Upgrade to something else", handshake(target, "Upgrade: h2c"), 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
+		{"Connection without upgrade", handshake(target, "Connection: keep-alive"), 426, "Connection: Upgrade", "expected a WebSocket upgrade\n"},
+	}.check(t)
+}
+
+func TestRow2_HandshakesThatAreNone(t *testing.T) {
+	handshakes{
+		{"POST", strings.Replace(handshake(target, "Content-Length: 0"), "GET", "POST", 1), 405, "Allow: GET", "want GET\n"},
+		{"version 8", handshake(target, "Sec-WebSocket-Version: 8"), 400, "Sec-WebSocket-Version: 13", "unsupported Sec-WebSocket-Version: want 13\n"},
+		{"no version", handshake(target, "Sec-WebSocket-Version:"), 400, "Sec-WebSocket-Version: 13", "unsupported Sec-WebSocket-Version: want 13\n"},
+		{"no key", handshake(target, "Sec-WebSocket-Key:"), 400, "", "missing Sec-WebSocket-Key\n"},
+		{"key that is no base64", handshake(target, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"), 400, "", "invalid Sec-WebSocket-Key\n"},
+		{"key of 15 bytes", handshake(target, "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1"), 400, "", "invalid Sec-WebSocket-Key\n"},
+	}.check(t)
+}
+
+func TestRow4_UnknownVersions(t *testing.T) {
+	handshakes{
+		{"vsn 3.0.0", handshake("/socket/websocket?vsn=3.0.0"), 403, "", "unsupported vsn \"3.0.0\": want 1.0.0 or 2.0.0\n"},
+		{"vsn x", handshake("/socket/websocket?vsn=x"), 403, "", "unsupported vsn \"x\": want 1.0.0 or 2.0.0\n"},
+		{"long vsn", handshake("/socket/websocket?vsn=" + strings.Repeat("1", 500)), 403, "",
+			"unsupported vsn \"" + strings.Repeat("1", 32) + "\": want 1.0.0 or 2.0.0\n"},
+	}.check(t)
+}
+
+func TestRow6_Headers(t *testing.T) {
+	handshakes{
+		{"header of 5000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 5000)), 431, "", "Request Header Fields Too Large\n"},
+		{"header of 3000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 3000)), 101, "", ""},
+	}.check(t)
+}
+
+func TestHandshake(t *testing.T) {
+	handshakes{
+		{"good", handshake(target), 101, "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", ""},
+		{"unknown path", handshake("/socket/other"), 404, "", "Cannot GET /socket/other\n"},
+		{"root", handshake("/"), 200, "Content-Type: text/html; charset=utf-8", ""},
+		{"body of 5000 bytes", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000),
+			413, "", "Request Entity Too Large\n"},
+		{"no HTTP", "HELLO\r\n\r\n", 400, "", ""},
+	}.check(t)
+}
+
+func TestRow3_Origins(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		allowed string

@@ -139,7 +139,7 @@ func TestAServerJoins(t *testing.T) {
 }
 
 // A server that the ring has no more is asked for its topics before it stops.
-func TestARemovedServerStopsWhenItHasHandedOver(t *testing.T) {
+func TestRow34_ARemovedServerStopsWhenItHasHandedOver(t *testing.T) {
 	f := startFleet(t, handoverTest, []string{"ts-a", "ts-b"}, "ts-a", "ts-b")
 	a, b := f.servers["ts-a"], f.servers["ts-b"]
 	f.settled(1)

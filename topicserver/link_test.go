@@ -53,7 +53,7 @@ func TestOneMessagePerGatewayWithSubscribers(t *testing.T) {
 	}
 }
 
-func TestAnswersOfALane(t *testing.T) {
+func TestRow41_AnswersOfALane(t *testing.T) {
 	s := start(t, Config{}, "ts-a", "ts-b")
 	mine, other := "", ""
 	for i := 0; mine == "" || other == ""; i++ {
@@ -110,7 +110,7 @@ func TestAnswersOfALane(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestRow40_41_HellosThatAreRefused(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		change func(*linkpb.Hello)

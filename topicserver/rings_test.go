@@ -202,7 +202,7 @@ func TestHangupLooksAtTheRingFile(t *testing.T) {
 }
 
 // Whoever asks for topics has to be another server of a ring.
-func TestHandoverWithAStranger(t *testing.T) {
+func TestRow40_43_HandoverWithAStranger(t *testing.T) {
 	s := start(t, Config{}, "ts-a", "ts-b")
 	for _, id := range []string{"ts-a", "ts-x", ""} {
 		h, err := link.Take(t.Context(), s.addr, link.Config{}, &linkpb.Wants{Server: id})
@@ -218,7 +218,7 @@ func TestHandoverWithAStranger(t *testing.T) {
 }
 
 // A taker asks for what it was not offered, says that it has what it has not, and asks twice.
-func TestHandoverByHand(t *testing.T) {
+func TestRow43_HandoverByHand(t *testing.T) {
 	s := start(t, Config{}, "ts-a", "ts-b")
 	r8, err := ring.New(8, []ring.Server{{ID: "ts-b", Addr: net.JoinHostPort("127.0.0.1", "2")}})
 	if err != nil {

@@ -272,7 +272,7 @@ func TestLossThatIsForGood(t *testing.T) {
 }
 
 // A server that says nothing any more, not even to pings, costs the link; one that answers pings does not.
-func TestSilentServer(t *testing.T) {
+func TestRow44_SilentServer(t *testing.T) {
 	w := newWorld(t, 1, func(c *Config) { c.Heartbeat = 20 * time.Millisecond })
 	o := w.start()
 	o.mute.Store(true)

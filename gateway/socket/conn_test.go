@@ -115,7 +115,7 @@ func TestConnectionLost(t *testing.T) {
 }
 
 // Nobody but the panicking connection notices, and its peer learns nothing.
-func TestPanicInMessage(t *testing.T) {
+func TestRow22_APanicInAHandlerCloses1011(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
 		core, logs := observer.New(zap.ErrorLevel)
 		ls := start(t, Config{Loops: 1, Log: zap.New(core)})
@@ -337,6 +337,23 @@ func TestCutMessagesAreNoSlowloris(t *testing.T) {
 	}
 	if !(begun[0] < begun[1] && begun[1] < begun[2]) {
 		t.Errorf("messages begun at %v", begun)
+	}
+}
+
+// With the defaults, a peer that is not there any more keeps its connection for no longer than this.
+func TestRow20_HalfOpenConnectionsEndWithin75Seconds(t *testing.T) {
+	c := parked(newProbe(nil))
+	*c.loop.cfg, _ = Config{}.withDefaults()
+	c.received(text("the last word"))
+	var closed time.Duration
+	for c.state != stateDead && c.loop.now < time.Hour {
+		c.loop.now += c.loop.cfg.tick()
+		if c.expire(c.loop.now); c.state != stateOpen && closed == 0 {
+			closed = c.loop.now
+		}
+	}
+	if closed != 60*time.Second || c.loop.now > 75*time.Second || c.end != EndIdle {
+		t.Errorf("closed after %v, dead after %v, end %v", closed, c.loop.now, c.end)
 	}
 }
 

@@ -115,7 +115,7 @@ func pipe(t *testing.T, cfg Config) (g *gateway, peer net.Conn) {
 	return receive(lane, nil), peer
 }
 
-func TestPeerThatTakesNothingIsCutAfterWriteTimeout(t *testing.T) {
+func TestRow44_PeerThatTakesNothingIsCutAfterWriteTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		g, peer := pipe(t, Config{WriteTimeout: 7 * time.Second, HelloTimeout: time.Hour})
@@ -149,7 +149,7 @@ func TestPeerThatTakesLittleIsKept(t *testing.T) {
 	})
 }
 
-func TestPeerThatReadsButNeverAnswers(t *testing.T) {
+func TestRow44_PeerThatReadsButNeverAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		g, peer := pipe(t, Config{})

@@ -177,7 +177,7 @@ func TestBurstArrivesWhole(t *testing.T) {
 
 // The largest message fits behind a batch that is all but full. One over dRPC's limit is an error here, not a silent
 // loss at the peer.
-func TestLargestItem(t *testing.T) {
+func TestRow42_LargestItem(t *testing.T) {
 	got := make(chan int, 3)
 	addr, _ := serve(t, ServeConfig{Handle: handle(func(_ *Lane, _ linkpb.Kind, body []byte) error {
 		got <- len(body)

@@ -125,7 +125,7 @@ func failed(t *testing.T, addr string, cfg Config) error {
 	return err
 }
 
-func TestPeersThatDoNotFit(t *testing.T) {
+func TestRow40_PeersThatDoNotFit(t *testing.T) {
 	t.Parallel()
 	a, other := newAuthority(t), newAuthority(t)
 	long := time.Now().Add(-48 * time.Hour)

@@ -210,7 +210,7 @@ func strict(lane *Lane) {
 	}, func() {})
 }
 
-func TestStrangersAreShutOut(t *testing.T) {
+func TestRow39_42_StrangersAreShutOut(t *testing.T) {
 	for _, test := range strangers {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

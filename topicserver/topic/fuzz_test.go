@@ -23,7 +23,6 @@ func FuzzInstall(f *testing.F) {
 		}
 		f.Add(encoded, uint64(7), uint64(2))
 	}
-	g := gateways(f, 1, true)[0]
 	f.Fuzz(func(t *testing.T, encoded []byte, epoch, offset uint64) {
 		var state linkpb.TopicState
 		if err := state.UnmarshalVT(encoded); err != nil {
@@ -34,7 +33,7 @@ func FuzzInstall(f *testing.F) {
 				return // gateways end their lanes for this
 			}
 		}
-		r := newRegistry(t)
+		r, g := newRegistry(t), gateways(t, 1, true)[0]
 		if !r.Expect("t:a") || !r.Install("t:a", &state) {
 			t.Fatal("not installed")
 		}
