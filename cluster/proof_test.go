@@ -58,7 +58,9 @@ func TestProof_ShortOfFilesTimeAndMemory(t *testing.T) {
 	if len(faults) < 4 {
 		t.Skipf("this machine can do %v only", faults)
 	}
-	report, good := verify(t, filepath.Dir(program(t, "gateway")), nil, "--seed", "2", "--duration", "8s", "--faults", "fds,clock,memory,pause", "--no-errors")
+	bin := filepath.Dir(program(t, "gateway"))
+	program(t, "topicserver")
+	report, good := verify(t, bin, nil, "--seed", "2", "--duration", "8s", "--faults", "fds,clock,memory,pause", "--no-errors")
 	t.Log(report)
 	if !good {
 		t.Error("anomalies")
@@ -90,10 +92,10 @@ func TestProof_EveryMutantIsFound(t *testing.T) {
 	}{
 		{"", usage + " --settle 15s", ""},
 		{"", memory + " --duration 10s", ""},
-		{mutant.Drop, "--faults none --duration 2s --heal 2s", "I3 skip|I4 lost write"},
-		{mutant.Double, "--faults none --duration 2s --heal 2s", "I2 nonmonotonic"},
-		{mutant.Swap, "--faults none --duration 2s --heal 2s", "I[2-4] "},
-		{mutant.AckFirst, "--faults none --duration 2s --heal 2s", "I1 order|I4 lost write|I8 real time"},
+		{mutant.Drop, "--faults none --topics 3 --duration 2s --heal 2s", "I3 skip|I4 lost write"},
+		{mutant.Double, "--faults none --topics 3 --duration 2s --heal 2s", "I2 nonmonotonic"},
+		{mutant.Swap, "--faults none --topics 3 --duration 2s --heal 2s", "I[2-4] "},
+		{mutant.AckFirst, "--faults none --topics 3 --duration 2s --heal 2s", "I1 order|I4 lost write|I8 real time"},
 		{mutant.ReuseOffset, "--faults kill-topicserver --duration 5s --heal 3s", "I[1-8] "},
 		{mutant.IgnoreRing, "--faults ring --duration 5s --heal 3s", "I[1-8] "},
 		{mutant.ForgetIDs, "--faults ring,churn --overlap --rate 1500 --window 32 --topics 20 --duration 8s", "I7 duplicate"},
