@@ -132,6 +132,10 @@ func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(n
 	gauge("channels", "Channels joined now.", func() float64 { return float64(g.router.Stats().Channels) })
 	gauge("topics", "Topics subscribed now.", func() float64 { return float64(g.router.Topics()) })
 	gauge("topics_moving", "Subscriptions on their way to another owner now.", func() float64 { return float64(g.router.Stats().Moving) })
+	gauge("backlog_bytes", "Bytes of messages that wait for event loops, now.", func() float64 { return float64(g.router.Stats().Backlog) })
+	gauge("parked_bytes", "Bytes of publishes that wait for a topic's new owner, now.", func() float64 { return float64(g.router.Stats().Parked) })
+	gauge("lane_queue_bytes", "Bytes that topic servers have not taken from their lanes, now.",
+		func() float64 { return float64(g.router.Stats().LaneQueue) })
 	gauge("publishes_in_flight", "Publishes that wait for their outcome now.", func() float64 { return float64(g.router.InFlight()) })
 	counter("lanes_lost_total", "Lanes to topic servers that were live and ended.",
 		func() float64 { return float64(g.router.Stats().LanesLost) })

@@ -61,6 +61,12 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.topics.Stats().PresenceSends) })
 	gauge("names", "Exclusive names that somebody holds now.", func() float64 { return float64(s.topics.Names()) })
 	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
+	gauge("lane_queue_bytes", "Bytes that gateways have not taken from their lanes, now.", func() (sum float64) {
+		for _, l := range s.openLanes() {
+			sum += float64(l.wire.Backlog())
+		}
+		return sum
+	})
 	gauge("link_expires_seconds", "When the certificate on links ends, in Unix seconds; 0 without one.", func() float64 {
 		if s.identity == nil {
 			return 0

@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// The tests that the page on security names are there. A name that ends in … stands for all that begin so.
-func TestSecurityPageNamesTestsThatExist(t *testing.T) {
-	t.Parallel()
+// allTests returns the text of all tests of the project.
+func allTests(t *testing.T) string {
+	t.Helper()
 	var all strings.Builder
 	for _, module := range []string{"cluster", "gateway", "shared", "topicserver"} {
 		err := filepath.WalkDir(filepath.Join("..", "..", module), func(path string, _ os.DirEntry, err error) error {
@@ -25,6 +25,13 @@ func TestSecurityPageNamesTestsThatExist(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return all.String()
+}
+
+// The tests that the page on security names are there. A name that ends in … stands for all that begin so.
+func TestSecurityPageNamesTestsThatExist(t *testing.T) {
+	t.Parallel()
+	all := allTests(t)
 	names := regexp.MustCompile("`((?:Test|Fuzz)\\w*)(…?)`").FindAllStringSubmatch(string(read(t, "docs/security.md")), -1)
 	if len(names) < 20 {
 		t.Errorf("only %d tests are named", len(names))
@@ -34,7 +41,7 @@ func TestSecurityPageNamesTestsThatExist(t *testing.T) {
 		if name[2] == "" {
 			want += "("
 		}
-		if !strings.Contains(all.String(), want) {
+		if !strings.Contains(all, want) {
 			t.Errorf("docs/security.md names %s%s, which is no test", name[1], name[2])
 		}
 	}

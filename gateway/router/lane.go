@@ -361,6 +361,16 @@ func (l *lane) live() bool {
 	return l.wire != nil
 }
 
+// queued returns the bytes that the peer of a live lane has not taken.
+func (l *lane) queued() (bytes int, live bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wire == nil {
+		return 0, false
+	}
+	return l.wire.Backlog(), true
+}
+
 // subscribe sends a subscription's fetch if the lane is live; open does it otherwise. Called under the shard's lock.
 func (l *lane) subscribe(sub *subscription) { l.subscribeTo(sub, &sub.fetch) }
 

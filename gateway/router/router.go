@@ -347,6 +347,9 @@ type Stats struct {
 	LanesUp    int    // now
 	Channels   int    // in hubs, now
 	Moving     int    // subscriptions on their way to another owner, now
+	Backlog    int    // bytes of messages that wait for event loops, now
+	Parked     int    // bytes of publishes that wait for a topic's new owner, now
+	LaneQueue  int    // bytes that lanes' peers have not taken, now
 	Lagging    int    // channels that may skip messages and for which some wait, now
 
 	Skipped [hub.NumSlow]uint64 // messages that channels did not get, as they chose; they were told
@@ -370,9 +373,11 @@ func (r *Router) Stats() Stats {
 		Conflicts:  r.stats.conflicts.Load(),
 		LanesLost:  r.stats.lanesLost.Load(),
 		Moving:     int(r.moving.Load()),
+		Parked:     int(r.parked.Load()),
 	}
 	for _, l := range r.locals {
 		s.Channels += int(l.channels.Load())
+		s.Backlog += int(l.backlog.Load())
 		skips := l.hub.Skips()
 		s.Lagging += int(skips.Lagging.Load())
 		for i := range skips.Skipped {
@@ -380,8 +385,9 @@ func (r *Router) Stats() Stats {
 		}
 	}
 	for _, l := range r.table.Load().all() {
-		if l.live() {
+		if n, live := l.queued(); live {
 			s.LanesUp++
+			s.LaneQueue += n
 		}
 	}
 	return s
