@@ -31,7 +31,8 @@ func value(t *testing.T, reg *prometheus.Registry, name, label string) float64 {
 	return -1
 }
 
-func TestMetricsSayWhatHappened(t *testing.T) {
+// What is told of joins, publishes and deliveries, with how long they take.
+func TestD9_MetricsSayWhatHappened(t *testing.T) {
 	t.Parallel()
 	c := start(t)
 	a, b := dial(t, "a", c.Gateways[0].WebSocketURL()), dial(t, "b", c.Gateways[1].WebSocketURL())
