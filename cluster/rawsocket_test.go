@@ -66,11 +66,17 @@ func dialRaw(t *testing.T, addr string) *rawSocket {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return shakeRaw(t, conn, addr, "permessage-deflate; client_max_window_bits")
+}
+
+// shakeRaw is dialRaw over a connection that there is, with an offer of extensions.
+func shakeRaw(t *testing.T, conn net.Conn, addr, extensions string) *rawSocket {
+	t.Helper()
 	t.Cleanup(func() { _ = conn.Close() })
 	s := &rawSocket{t: t, conn: conn, in: bufio.NewReader(conn)}
 	s.write([]byte("GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: " + addr + "\r\n" +
 		"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
-		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" +
+		"Sec-WebSocket-Extensions: " + extensions + "\r\n" +
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"))
 	resp, err := http.ReadResponse(s.in, nil)
 	if err != nil {
