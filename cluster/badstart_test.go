@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -135,7 +136,7 @@ func TestRow35_AllProblemsOfTheEnvironmentAreOneReport(t *testing.T) {
 	refuses(t, "gateway", []string{"GATEWAY_ADDR=abc", "MAX_CONNECTIONS=-1", "LINGER=2", "RING_FILE=" + path},
 		`LINGER="2": missing unit, e.g. 2m`,
 		`GATEWAY_ADDR="abc": want host:port or :port, e.g. 127.0.0.1:4000`,
-		`MAX_CONNECTIONS="-1": must be 1 to 10000000`)
+		`MAX_CONNECTIONS="-1": must be 0 to 10000000`)
 	refuses(t, "gateway", []string{"GATEWAY_ADDR=:70000", "ADMIN_ADDR=9090", "LOG_LEVEL=loud", "TOPICS=topics:*,a b", "ALLOWED_ORIGINS=example.com"},
 		`ADMIN_ADDR="9090": want host:port or :port, e.g. 127.0.0.1:4000`,
 		`LOG_LEVEL="loud": want one of debug, info, warn, error`,
@@ -163,6 +164,75 @@ func TestRow37_APortInUseIsExitCode2(t *testing.T) {
 	refuses(t, "topicserver", []string{"TOPICSERVER_ID=ts-a", "TOPICSERVER_ADDR=" + addr, "RING_FILE=" + path}, "TOPICSERVER_ADDR: "+listen)
 	refuses(t, "topicserver", []string{"TOPICSERVER_ID=ts-a", "ADMIN_ADDR=" + addr, "RING_FILE=" + path},
 		fmt.Sprintf(`ADMIN_ADDR=%q: %s`, addr, listen))
+}
+
+// Each client takes a descriptor: a gateway that may not have so many does not begin, unless the number is its own to choose.
+func TestRow37_TooFewFilesIsExitCode2(t *testing.T) {
+	t.Parallel()
+	path := writeFile(t, "ring.yaml", goodRing)
+	limited := func(env ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "sh", "-c", `ulimit -n 2000 && exec "$0" --check-config`, program(t, "gateway"))
+		cmd.Env = append(env, "GATEWAY_ADDR=127.0.0.1:0", "RING_FILE="+path)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := limited("MAX_CONNECTIONS=1000")
+	var exit *exec.ExitError
+	if want := `MAX_CONNECTIONS="1000": the process may open 2000 files (ulimit -n), want 2024 at least` + "\n"; !errors.As(err, &exit) || exit.ExitCode() != 2 || out != want {
+		t.Errorf("%v, says %s", err, out)
+	}
+	for _, env := range []string{"MAX_CONNECTIONS=976", "MAX_CONNECTIONS=0"} {
+		if out, err := limited(env); err != nil {
+			t.Errorf("%s: %v: %s", env, err, out)
+		}
+	}
+}
+
+func TestRow38_AnyOriginWithTokensIsExitCode2(t *testing.T) {
+	t.Parallel()
+	env := []string{
+		"GATEWAY_ADDR=127.0.0.1:0", "RING_FILE=" + writeFile(t, "ring.yaml", goodRing), "AUTH_REQUIRED=true", "AUTH_ISSUER=tests",
+		"AUTH_AUDIENCE=ringcast", "AUTH_HMAC_SECRET_FILE=" + writeFile(t, "secret", tokenSecret),
+	}
+	line := "ALLOWED_ORIGINS is required: with AUTH_REQUIRED any origin is allowed only by INSECURE_ANY_ORIGIN=true"
+	refuses(t, "gateway", env, line)
+	refuses(t, "gateway", append(env, "ALLOWED_ORIGINS=*"), line)
+	spawn(t, "gateway", append(env, "INSECURE_ANY_ORIGIN=true"), "--check-config").exits(0)
+	spawn(t, "gateway", append(env, "ALLOWED_ORIGINS=https://app.example"), "--check-config").exits(0)
+}
+
+// A topic server that is stopped, not dead, answers no pings: its link ends, what is asked of it ends as what it is, the other
+// server's topics go on, and it is back when it goes on.
+func TestRow44_AStoppedTopicServerIsGivenUp(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	a := s.topicserver("ts-a")
+	s.topicserver("ts-b")
+	gw := s.gateway("HEARTBEAT=200ms", "PUBLISH_TIMEOUT=1s", "JOIN_TIMEOUT=1s")
+	gw.ready()
+	client := dial(t, "client", gw.webSocketURL())
+	frozen, other := s.topicOf("ts-a", 0), s.topicOf("ts-b", 0)
+	client.join(frozen)
+	client.join(other)
+	a.freeze()
+	gw.prints("link lost; dialing again")
+	client.say(fmt.Sprintf(`["1","2",%q,"publish",["e",{}]]`, frozen))
+	client.say(fmt.Sprintf(`["1","3",%q,"publish",["e",{}]]`, other))
+	client.expect(fmt.Sprintf(`["1","3",%q,"phx_reply",{"response":{},"status":"ok"}]`, other), fmt.Sprintf(`["1",null,%q,"e",{}]`, other))
+	if got := client.hear(); !strings.HasPrefix(got, fmt.Sprintf(`["1","2",%q,"phx_reply",{"response":{"reason":"un`, frozen)) { // unavailable, or unknown_outcome
+		t.Errorf("heard %s", got)
+	}
+	client.silence()
+	a.signal(syscall.SIGCONT)
+	gw.ready()
+	eventually(t, "all lanes are up", func() bool {
+		_, text := fetch(gw.admin, "/metrics")
+		return strings.Contains(text, "\nringcast_gateway_lanes 4\n")
+	})
+	gw.alive()
+	a.alive()
 }
 
 // strangerPatience is what the topic server has for a peer that does not introduce itself, and some time to tell.

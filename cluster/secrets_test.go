@@ -34,7 +34,7 @@ func TestRow36_SecretsOfNoUseAreExitCode2AndNotShown(t *testing.T) {
 		{[]string{"AUTH_HMAC_SECRET_FILE=" + open}, `AUTH_HMAC_SECRET_FILE="` + open + `": mode 0644 lets others read it: chmod 0600`},
 		{[]string{"AUTH_HMAC_SECRET=" + tokenSecret, "AUTH_HMAC_SECRET_FILE=" + good}, "AUTH_HMAC_SECRET and AUTH_HMAC_SECRET_FILE are both set: want one of them"},
 		{[]string{"AUTH_REQUIRED=true", "ALLOWED_ORIGINS=https://app.example"}, "AUTH_REQUIRED=true: no key is configured: set AUTH_HMAC_SECRET_FILE, AUTH_KEYS_FILE or AUTH_JWKS_URL"},
-		{[]string{"AUTH_REQUIRED=true", "AUTH_HMAC_SECRET_FILE=" + good}, "ALLOWED_ORIGINS is required: with AUTH_REQUIRED any origin is allowed only by INSECURE_ANY_ORIGIN=true"}, // row 38
+		{[]string{"AUTH_REQUIRED=true", "AUTH_HMAC_SECRET_FILE=" + good}, "ALLOWED_ORIGINS is required: with AUTH_REQUIRED any origin is allowed only by INSECURE_ANY_ORIGIN=true"},
 	} {
 		p := spawn(t, "gateway", append(test.env, base...))
 		p.exits(2)

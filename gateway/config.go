@@ -27,7 +27,7 @@ type Config struct {
 	RingFile       string        `env:"RING_FILE" help:"path of the ring file"`
 	Topics         string        `env:"TOPICS" envDefault:"*:*" help:"topics served: comma-separated *:*, prefix:* or exact names"`
 	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" envDefault:"*" help:"origins that browsers may come from: comma-separated scheme://host[:port], //host, //*.host, :conn, true, or * for any"`
-	MaxConnections int           `env:"MAX_CONNECTIONS" envDefault:"100000" help:"client sockets; more are answered 503"`
+	MaxConnections int           `env:"MAX_CONNECTIONS" envDefault:"0" help:"client sockets; more are told to come later; 0: 100000, or as many as the limit of open files has room for"`
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"65536" help:"largest client message, in bytes"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" envDefault:"1048576" help:"bytes that may wait for one client that reads slowly"`
 	SoftQueue      int           `env:"SOFT_QUEUE_BYTES" envDefault:"262144" help:"bytes that may wait for one client for longer than SOFT_QUEUE_TIME; 0 is as many as MAX_QUEUE_BYTES"`
@@ -93,7 +93,7 @@ func (c *Config) Validate() error {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		errs = append(errs, errors.New("TLS_CERT_FILE and TLS_KEY_FILE belong together: only one is set"))
 	}
-	errs = append(errs, c.validateLongpoll(), c.Auth.Validate(), c.Links.Validate(), c.Limits.Validate())
+	errs = append(errs, checkFiles(c.MaxConnections), c.validateLongpoll(), c.Auth.Validate(), c.Links.Validate(), c.Limits.Validate())
 	if _, err := c.amqpURL(); err != nil {
 		errs = append(errs, err)
 	}
@@ -102,7 +102,7 @@ func (c *Config) Validate() error {
 		value, min int
 		max        int
 	}{
-		{"MAX_CONNECTIONS", c.MaxConnections, 1, 10_000_000},
+		{"MAX_CONNECTIONS", c.MaxConnections, 0, 10_000_000},
 		{"MAX_MESSAGE_BYTES", c.MaxMessage, 128, 1 << 20},
 		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
 		{"SOFT_QUEUE_BYTES", c.SoftQueue, 0, 1 << 30},

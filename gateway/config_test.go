@@ -42,7 +42,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		`TOPICS: pattern "*"`, `ALLOWED_ORIGINS: "app.example"`, `"https://x.example/path"`,
 		`GATEWAY_ADVERTISE=":4000": want a host and a port`, `LONGPOLL_SECRET: want a secret of at least 32 bytes`,
 		`LONGPOLL_WINDOW="1h0m0s": want 10ms to 1m0s`,
-		`MAX_CONNECTIONS="-1": must be 1 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `SOFT_QUEUE_BYTES="-1": must be 0 to 1073741824`, `QUEUE_BUDGET_BYTES="-1": must be 0 to`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
+		`MAX_CONNECTIONS="-1": must be 0 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `SOFT_QUEUE_BYTES="-1": must be 0 to 1073741824`, `QUEUE_BUDGET_BYTES="-1": must be 0 to`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
 		`MAX_CHANNELS="0"`, `AMQP_PREFETCH="0": must be 1 to 10000`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
 		`IDLE_TIMEOUT="0s": must be at least 10ms`, `MESSAGE_TIMEOUT="-1ns"`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
 		`STOP_TIMEOUT="1µs"`, `SOFT_QUEUE_TIME="2h0m0s": want 10ms to 1h0m0s`, `DRAIN="-1ns": must be 0s to 1h`,
@@ -166,5 +166,16 @@ func TestLongpollSecretFile(t *testing.T) {
 	}
 	if _, err := (&Config{LongpollSecretFile: path, LongpollSecret: secret}).longpollSecret(); err == nil {
 		t.Error("both are taken")
+	}
+}
+
+func TestConnectionsFitTheFiles(t *testing.T) {
+	for files, want := range map[uint64]int{1 << 62: 100_000, 101_024: 100_000, 101_023: 99_999, 20_000: 18_976, 3000: 1976, 2048: 1024, 256: 1024} {
+		if got := connectionsFor(files); got != want {
+			t.Errorf("%d files: %d connections, want %d", files, got, want)
+		}
+	}
+	if checkFiles(0) != nil || checkFiles(10_000_000) == nil {
+		t.Errorf("with %d files: 0 %v, ten millions %v", files(), checkFiles(0), checkFiles(10_000_000))
 	}
 }

@@ -83,6 +83,9 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		host, _ := os.Hostname()
 		cfg.ID = host + cfg.Addr
 	}
+	if cfg.MaxConnections == 0 {
+		cfg.MaxConnections = connectionsFor(files())
+	}
 	g := &Gateway{cfg: cfg, log: d.Log.With(zap.String("gateway", cfg.ID)), times: newTimes(), instance: rand.Uint64()}
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
 	if err := g.readConfig(); err != nil {

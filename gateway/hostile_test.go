@@ -2,16 +2,20 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 
+	"github.com/ringcast/ringcast/shared/certs"
 	"github.com/ringcast/ringcast/shared/daemon"
 )
 
@@ -34,6 +38,77 @@ func TestRow22_APanicInAnHTTPHandlerIs500(t *testing.T) {
 	}
 	if n := g.panics.Load(); n != 2 {
 		t.Errorf("%d panics counted", n)
+	}
+}
+
+// A request takes no longer than its time, however slowly its bytes come, and a TLS handshake neither; all the while others are
+// served.
+func TestSlowRequests(t *testing.T) {
+	t.Parallel()
+	plain := serve(t)
+	dir := t.TempDir()
+	authority, err := certs.OpenAuthority(dir)
+	if err == nil {
+		err = authority.Issue("wss", certs.Request{Hosts: []string{"localhost"}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypted := serve(t, func(c *Config) { c.TLSCert, c.TLSKey = dir+"/wss.pem", dir+"/wss-key.pem" })
+	head := post(publishPath, strings.Repeat(" ", 1000))
+	var all sync.WaitGroup
+	for name, tt := range map[string]struct {
+		s           *served
+		first, drip string
+	}{
+		"nothing":       {plain, "", ""},
+		"header":        {plain, "", handshake(target)},
+		"half a header": {plain, handshake(target)[:40], ""},
+		"body":          {plain, head[:len(head)-990], head[len(head)-990:]},
+		"TLS":           {encrypted, "", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"},
+		"silent TLS":    {encrypted, "", ""},
+	} {
+		w := tt.s.dial()
+		all.Go(func() {
+			begun := time.Now()
+			_ = w.nc.SetDeadline(begun.Add(3 * handshakeTimeout))
+			_, _ = io.WriteString(w.nc, tt.first)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := io.Copy(io.Discard, w.nc)
+				ended <- err
+			}()
+			pace := time.NewTicker(handshakeTimeout / 10)
+			defer pace.Stop()
+			for i := 0; ; i++ {
+				select {
+				case err := <-ended:
+					if took := time.Since(begun); took > 2*handshakeTimeout || errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("%s: ended after %v with %v", name, took, err)
+					}
+					return
+				case <-pace.C:
+					if i < len(tt.drip) {
+						_, _ = io.WriteString(w.nc, tt.drip[i:i+1])
+					}
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(done)
+	}()
+	for served, waiting := 0, true; waiting; served++ {
+		if resp, body := plain.asked(t, "GET /api/cluster HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); resp.StatusCode != 200 {
+			t.Fatalf("another client gets %d %s", resp.StatusCode, body)
+		}
+		select {
+		case <-done:
+			waiting = false
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 

@@ -84,6 +84,9 @@ func (t *intake) next() (found bool, err error) {
 
 // message handles a frame of a message.
 func (t *intake) message(fr drpcwire.Frame) error {
+	if fr.ID.Less(t.id) {
+		return fmt.Errorf("link: message id %v after %v", fr.ID, t.id)
+	}
 	if fr.ID != t.id {
 		t.id, t.packet = fr.ID, t.packet[:0] // what was begun before was given up
 	}
@@ -98,6 +101,7 @@ func (t *intake) message(fr drpcwire.Frame) error {
 	if !fr.Done {
 		return nil
 	}
+	t.id.Message++ // the least that may come
 	err := t.in.take(data)
 	t.packet = t.packet[:0]
 	if cap(t.packet) > keptBytes {

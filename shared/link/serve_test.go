@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,6 +243,45 @@ func TestRow39_42_StrangersAreShutOut(t *testing.T) {
 				}
 				_ = far.Close()
 			})
+		})
+	}
+}
+
+// What a peer breaks after its hello ends its lane, with a reason, before it takes memory; the other lanes go on.
+func TestRow42_GreetedPeersThatBreakTheProtocol(t *testing.T) {
+	hello := join(frame(1, drpcwire.KindInvoke, true, linkMethod), frame(2, drpcwire.KindMessage, true, item(linkpb.KindHello, &linkpb.Hello{Protocol: Protocol, Gateway: "g"})))
+	piece := strings.Repeat("x", 60<<10)
+	for name, bytes := range map[string][]byte{
+		"frames without done":         bytes.Repeat(frame(3, drpcwire.KindMessage, false, piece), 100),
+		"endless frame":               drpcwire.AppendFrame(nil, drpcwire.Frame{ID: drpcwire.ID{Stream: 1, Message: 3}, Kind: drpcwire.KindMessage, Data: make([]byte, 5<<20)}),
+		"message over 4 MiB":          frame(3, drpcwire.KindMessage, true, strings.Repeat("x", maxMessage+1)),
+		"message ids going backwards": join(frame(9, drpcwire.KindMessage, true, ""), frame(3, drpcwire.KindMessage, true, "")),
+		"torn batch":                  frame(3, drpcwire.KindMessage, true, "\x0a\x7f\x12"),
+		"garbage":                     []byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+		"another stream's invoke":     drpcwire.AppendFrame(nil, drpcwire.Frame{ID: drpcwire.ID{Stream: 2, Message: 1}, Kind: drpcwire.KindInvoke, Done: true, Data: []byte("/nobody.Knows/This")}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ended := make(chan error, 2)
+			addr, _ := serve(t, ServeConfig{Handle: handle(nil, ended)})
+			bystander := dial(t, t.Context(), addr, Config{}, nil)
+			await(t, "the welcome", bystander.live)
+			nc, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			go func() { _, _ = nc.Write(join(hello, bytes)) }()
+			if err := await(t, "the lane to end", ended); err == nil || len(err.Error()) > 200 {
+				t.Errorf("ended with %v", err)
+			}
+			if _, err := io.Copy(io.Discard, nc); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("not closed: %v", err)
+			}
+			select {
+			case err := <-bystander.ended:
+				t.Errorf("the other lane ended: %v", err)
+			default:
+			}
 		})
 	}
 }
