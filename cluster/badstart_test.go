@@ -174,7 +174,7 @@ func TestRow37_TooFewFilesIsExitCode2(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, "sh", "-c", `ulimit -n 2000 && exec "$0" --check-config`, program(t, "gateway"))
-		cmd.Env = append(env, "GATEWAY_ADDR=127.0.0.1:0", "RING_FILE="+path)
+		cmd.Env = append([]string{"GATEWAY_ADDR=127.0.0.1:0", "RING_FILE=" + path}, env...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

@@ -18,7 +18,7 @@ func files() uint64 {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 1 << 20 // nobody knows
 	}
-	return uint64(limit.Cur)
+	return limit.Cur
 }
 
 // checkFiles reports a number of connections that the process has no descriptors for. 0, the gateway's own choice, fits.
