@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ringcast/ringcast/cluster"
 	"github.com/ringcast/ringcast/gateway"
+	"github.com/ringcast/ringcast/shared/certs"
 )
 
 // Each test here is a rule of Phoenix's protocol: the transport (1), frames (2), events (3), long polls (5). Those of the
@@ -121,6 +123,7 @@ func TestPhoenix_Conversations(t *testing.T) {
 type poller struct {
 	t        *testing.T
 	gateways []*cluster.Gateway
+	client   *http.Client // by https; nil is by http
 	turn     int
 	token    string
 	heard    []string
@@ -130,7 +133,11 @@ func (p *poller) ask(method, body string) (status int, messages []string) {
 	p.t.Helper()
 	g := p.gateways[p.turn%len(p.gateways)]
 	p.turn++
-	target := "http://" + g.Addr + "/socket/longpoll?vsn=2.0.0"
+	scheme, client := "http", http.DefaultClient
+	if p.client != nil {
+		scheme, client = "https", p.client
+	}
+	target := scheme + "://" + g.Addr + "/socket/longpoll?vsn=2.0.0"
 	if p.token != "" {
 		target += "&token=" + p.token
 	}
@@ -140,7 +147,7 @@ func (p *poller) ask(method, body string) (status int, messages []string) {
 	}
 	req.Close = true
 	req.Header.Set("Content-Type", "application/x-ndjson")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -224,4 +231,65 @@ func TestPhoenix_5_LongPollsOverAnyGateway(t *testing.T) {
 	p.say(`["1","4","room:1","phx_leave",{}]`, `[null,"5","phoenix","heartbeat",{}]`)
 	p.expect(`["1","4","room:1","phx_reply",{"response":{},"status":"ok"}]`, `["1","1","room:1","phx_close",{}]`,
 		`[null,"5","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+}
+
+// Gateways that serve clients by TLS forward by TLS too: they have one certificate, or each its own for the same name.
+func TestPhoenix_5_LongPollsOverAnyGatewayWithTLS(t *testing.T) {
+	a := newAuthority(t)
+	ca, err := os.ReadFile(a.file("ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"own-0", "own-1"} {
+		a.issue(name, certs.Request{Hosts: []string{"localhost", "127.0.0.1"}})
+		leaf, err := os.ReadFile(a.file(name + ".pem"))
+		if err == nil {
+			err = os.WriteFile(a.file(name+".pem"), append(leaf, ca...), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, pairs := range map[string][2]string{"one certificate": {"wss", "wss"}, "one each": {"own-0", "own-1"}} {
+		t.Run(name, func(t *testing.T) {
+			n := 0
+			c := start(t, func(cfg *cluster.Config) {
+				cfg.Gateway = func(cfg *gateway.Config) {
+					quick(cfg)
+					cfg.LongpollSecret = strings.Repeat("secret", 6)
+					cfg.TLSCert, cfg.TLSKey = a.file(pairs[n]+".pem"), a.file(pairs[n]+"-key.pem")
+					n++
+				}
+			})
+			p := &poller{t: t, gateways: c.Gateways, client: a.client(nil)}
+			if status, _ := p.ask("GET", ""); status != 410 || p.token == "" {
+				t.Fatalf("opening: %d", status)
+			}
+			for range 3 { // both requests of each pair go to another gateway than in the one before
+				p.say(`[null,"1","phoenix","heartbeat",{}]`)
+				p.expect(`[null,"1","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+				p.turn++
+			}
+		})
+	}
+	// One whose certificate has nothing to do with the other's gets nothing of its clients' sessions.
+	t.Run("a stranger at the address", func(t *testing.T) {
+		stranger := newAuthority(t)
+		n := 0
+		c := start(t, func(cfg *cluster.Config) {
+			cfg.Gateway = func(cfg *gateway.Config) {
+				quick(cfg)
+				cfg.LongpollSecret = strings.Repeat("secret", 6)
+				from := []*authority{a, stranger}[n]
+				cfg.TLSCert, cfg.TLSKey = from.file("wss.pem"), from.file("wss-key.pem")
+				n++
+			}
+		})
+		p := &poller{t: t, gateways: c.Gateways[1:], client: stranger.client(nil)}
+		p.ask("GET", "")
+		p.gateways, p.client = c.Gateways[:1], a.client(nil)
+		if status, _ := p.ask("GET", ""); status != 500 {
+			t.Errorf("polled: %d", status)
+		}
+	})
 }

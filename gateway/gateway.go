@@ -194,9 +194,13 @@ func (g *Gateway) openAPI() {
 }
 
 func (g *Gateway) openPolls() {
+	var peers *tls.Config
+	if g.tls != nil {
+		peers = g.tls.PeerConfig()
+	}
 	g.polls = longpoll.New(longpoll.Config{
 		Loops: g.loops, Allow: g.allowOrigin, Open: g.openPolled, Window: g.cfg.LongpollWindow, MaxMessage: g.cfg.MaxMessage,
-		Key: []byte(g.secret), Home: g.cfg.advertised(), Log: g.log,
+		Key: []byte(g.secret), Home: g.cfg.advertised(), Peers: peers, Log: g.log,
 	})
 	if g.secret == "" {
 		g.log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")

@@ -2,6 +2,7 @@ package longpoll
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -28,9 +29,11 @@ var relayed = []string{fiber.HeaderOrigin, fiber.HeaderContentType, fiber.Header
 
 // newPeers returns the client for requests to other gateways. It uses no proxy, and what a gateway answers is what the
 // client gets, so it follows no redirects.
-func newPeers(window time.Duration) *http.Client {
+func newPeers(window time.Duration, encryption *tls.Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
+			TLSClientConfig:       encryption,
+			TLSHandshakeTimeout:   dialTimeout,
 			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			ResponseHeaderTimeout: window + relayGrace,
 			MaxIdleConnsPerHost:   64,
@@ -69,7 +72,11 @@ func (s *Server) forward(c *fiber.Ctx, to claim) error {
 
 // relay sends the request on and returns the body of the answer.
 func (s *Server) relay(c *fiber.Ctx, home string) ([]byte, error) {
-	target := url.URL{Scheme: "http", Host: home, Path: c.Path(), RawQuery: string(c.Request().URI().QueryString())}
+	scheme := "http"
+	if s.cfg.Peers != nil {
+		scheme = "https"
+	}
+	target := url.URL{Scheme: scheme, Host: home, Path: c.Path(), RawQuery: string(c.Request().URI().QueryString())}
 	req, err := http.NewRequestWithContext(s.serving, c.Method(), target.String(), bytes.NewReader(c.Body()))
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ package longpoll
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -49,6 +50,7 @@ type Config struct {
 	MaxMessage int           // bytes of a frame from a client, of which a POST has up to 100; default 64 KiB
 	Key        []byte        // signs tokens; gateways with the same key serve each other's sessions; default random
 	Home       string        // host:port where other gateways reach this one
+	Peers      *tls.Config   // of connections to other gateways; nil if they serve clients in plain text
 	Log        *zap.Logger   // default none
 }
 
@@ -86,7 +88,7 @@ func New(cfg Config) *Server {
 		serving: serving, cancel: cancel,
 		cfg: cfg, tokens: newTokens(cfg.Key), process: binary.BigEndian.Uint64(process[:]),
 		maxBody: min(maxBatch*(base64.StdEncoding.EncodedLen(cfg.MaxMessage)+2), maxBodyBytes),
-		peers:   newPeers(cfg.Window), relays: make(chan struct{}, maxRelays),
+		peers:   newPeers(cfg.Window, cfg.Peers), relays: make(chan struct{}, maxRelays),
 		boxes: make(map[uint64]*socket.Mailbox),
 	}
 }
