@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync/atomic"
 	"time"
 
+	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
 )
 
@@ -14,17 +16,33 @@ const acceptPause = 100 * time.Millisecond
 
 // acceptor is the listener for clients. fasthttp ends a server whose Accept fails; but the usual reason, no file descriptor
 // left, is over when a client goes or the limit is raised, and must not cost all the other clients their sockets.
+//
+// It also keeps a crowd that comes all at once from taking the processor away from the clients that are there: only so many
+// connections are on their way through their handshakes at a time, the others wait in the system's queue, where they cost
+// nothing.
 type acceptor struct {
 	net.Listener
 	failed atomic.Uint64
 	log    *zap.Logger
+	slots  chan struct{} // holds one for each handshake under way; nil: any number may be
 }
+
+// handshakePause is how long a full acceptor waits before it accepts one more all the same. So strangers that connect and say
+// nothing slow others down and do not lock them out.
+const handshakePause = 5 * time.Millisecond
 
 // Accept returns an error only when the listener is closed. While none can be accepted, clients wait in the system's queue.
 func (a *acceptor) Accept() (net.Conn, error) {
+	slot := a.takeSlot()
 	for tries := 0; ; tries++ {
 		conn, err := a.Listener.Accept()
+		if tcp, ok := conn.(*net.TCPConn); ok && err == nil && slot {
+			return &arrival{TCPConn: tcp, acceptor: a}, nil
+		}
 		if err == nil || errors.Is(err, net.ErrClosed) {
+			if slot {
+				<-a.slots
+			}
 			return conn, err
 		}
 		a.failed.Add(1)
@@ -33,4 +51,69 @@ func (a *acceptor) Accept() (net.Conn, error) {
 		}
 		time.Sleep(acceptPause)
 	}
+}
+
+// takeSlot waits for room for another handshake, and reports whether there is.
+func (a *acceptor) takeSlot() bool {
+	if a.slots == nil {
+		return false
+	}
+	select {
+	case a.slots <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(handshakePause)
+	defer timer.Stop()
+	select {
+	case a.slots <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// arrival is a connection that holds a slot until its handshake is over: until the HTTP server closes it, which it does once
+// an event loop has the socket, or has read a request that is none.
+type arrival struct {
+	*net.TCPConn
+	acceptor *acceptor
+	over     atomic.Bool
+}
+
+// Close implements net.Conn.
+func (c *arrival) Close() error {
+	c.done()
+	return c.TCPConn.Close()
+}
+
+// UnsafeConn gives the socket to those who take it over.
+func (c *arrival) UnsafeConn() net.Conn { return c.TCPConn }
+
+func (c *arrival) done() {
+	if !c.over.Swap(true) {
+		<-c.acceptor.slots
+	}
+}
+
+// arrived ends the handshake of a connection that the HTTP server keeps for longer: its request is none for a socket, or was
+// refused, or came through TLS, which the server goes on to read.
+func arrived(c *fiber.Ctx) error {
+	conn := c.Context().Conn()
+	secret, isSecret := conn.(*tls.Conn)
+	if isSecret {
+		conn = secret.NetConn()
+	}
+	a, ok := conn.(*arrival)
+	if !ok {
+		return c.Next()
+	}
+	if isSecret || !hasToken(c.Get(fiber.HeaderConnection), "upgrade") {
+		a.done()
+	}
+	err := c.Next()
+	if err != nil || c.Response().StatusCode() != fiber.StatusSwitchingProtocols {
+		a.done()
+	}
+	return err
 }

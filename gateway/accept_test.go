@@ -44,3 +44,38 @@ func TestAcceptGoesOnWithoutFileDescriptors(t *testing.T) {
 		}
 	})
 }
+
+// Only so many handshakes are under way at a time. Those who connect and say nothing slow the others down, and do not lock
+// them out; their slots are free again when they are gone.
+func TestHandshakesUnderWayAreBounded(t *testing.T) {
+	s := serve(t, func(c *Config) { c.Limits.Handshakes = 2 })
+	underWay := func() int { return len(s.accepts.slots) }
+	for range 10 {
+		w := s.dial() // a socket: its slot is free when it is open
+		w.write(handshake(target) + text(heartbeat))
+		w.answer()
+		w.frame()
+	}
+	w := s.dial() // a connection that stays after its request has none
+	w.write("GET /api/cluster HTTP/1.1\r\nHost: x\r\n\r\n")
+	w.answer()
+	refused := s.dial() // nor has one whose handshake was refused
+	refused.write(handshake(target, "Sec-WebSocket-Version: 8"))
+	refused.answer()
+	s.eventually("all slots but the one for the next are free", func() bool { return underWay() <= 1 })
+	var silent []*wire
+	for range 5 {
+		silent = append(silent, s.dial())
+	}
+	s.eventually("no slot is free", func() bool { return underWay() == 2 })
+	late := s.dial()
+	late.write(handshake(target) + text(heartbeat))
+	late.answer()
+	if _, reply := late.frame(); reply != heartbeatReply {
+		t.Errorf("behind the silent: %q", reply)
+	}
+	for _, w := range silent {
+		w.nc.Close()
+	}
+	s.eventually("their slots are free", func() bool { return underWay() <= 1 })
+}

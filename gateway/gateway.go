@@ -243,6 +243,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { g.router.Run(links) })
 	wg.Go(func() { g.gate.Run(links) })
+	wg.Go(func() { g.tellLoad(links) })
 	if g.cfg.RingFile != "" {
 		wg.Go(func() { g.watchRing(links) })
 	}
@@ -264,7 +265,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	stopIngest := g.startIngest(ctx)
 	defer stopIngest()
 	failed := make(chan error, 1)
-	g.accepts.Listener, g.accepts.log = lis, g.log
+	g.accepts.Listener, g.accepts.log, g.accepts.slots = lis, g.log, make(chan struct{}, max(1, g.cfg.Limits.Handshakes))
 	clients := net.Listener(&g.accepts)
 	if g.tls != nil {
 		clients = tls.NewListener(clients, g.tls.ServerConfig())
@@ -284,23 +285,12 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	return nil
 }
 
-const (
-	drainStep = 100 * time.Millisecond
-	drainMin  = 50 // sockets per step and loop that are closed even if DRAIN would allow to take longer
-)
-
-// stop turns new clients away and the present ones out, spread over DRAIN: clients that all come back at once would be
-// a storm for the other gateways. Few clients go at once.
+// stop turns new clients away and the present ones out, a few at a time: clients that all come back at once would be a storm
+// for the other gateways.
 func (g *Gateway) stop() {
 	g.stopping.Store(true)
 	total := g.loops.Conns()
-	step := max(drainMin, total/max(1, int(g.cfg.Drain/drainStep))/g.loops.Len()+1)
-	end := time.Now().Add(g.cfg.Drain)
-	for g.loops.Conns() > 0 && time.Now().Before(end) {
-		g.loops.CloseSome(step, socket.CloseRestart, restartReason)
-		time.Sleep(drainStep)
-	}
-	g.loops.CloseAll(socket.CloseRestart, restartReason)
+	held := g.newDrain().run()
 	g.polls.Close()
 	// Not sooner: clients by long polls are told their end in the answer to a request.
 	if err := g.app.ShutdownWithTimeout(g.cfg.StopTimeout); err != nil {
@@ -313,7 +303,7 @@ func (g *Gateway) stop() {
 	if n := g.loops.Conns(); n > 0 {
 		g.log.Warn("cut client sockets that did not close in time", zap.Int("sockets", n))
 	}
-	g.log.Info("sent clients away", zap.Int("sockets", total))
+	g.log.Info("sent clients away", zap.Int("sockets", total), zap.Duration("held", held))
 }
 
 // Ready returns nil when the gateway has links to its topic servers.

@@ -32,7 +32,7 @@ func (g *Gateway) newApp() *fiber.App {
 		ErrorHandler:          g.httpError,
 	})
 	app.Server().HeaderReceived = g.headerReceived
-	app.Use(recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming)
+	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming)
 	app.Server().Logger = strangerLog{g.log}
 	app.Server().SecureErrorLogMessage = true // else it logs the headers that it does not understand, with their tokens
 	upgrade := websocket.New(g.adopt, websocket.Config{

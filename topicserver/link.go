@@ -21,6 +21,7 @@ type laneServer struct {
 	key  laneKey
 
 	lane    *topic.Lane // nil until a Hello was accepted
+	self    *lane       // likewise
 	refused bool        // the Hello was not accepted; nothing after it counts
 	turn    topic.Turn
 
@@ -139,6 +140,12 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		l.s.revoke(l, m)
+	case linkpb.KindUpLoad:
+		m := new(linkpb.Load)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		l.heard(m)
 	case linkpb.KindUpRing:
 		m := new(linkpb.Ring)
 		if err := m.UnmarshalVT(body); err != nil {
@@ -215,7 +222,8 @@ func (l *laneServer) greet(body []byte) error {
 	l.lane = topic.NewLane(h.Gateway, &l.wire.Sender)
 	l.lane.Instance = h.Instance
 	l.key = laneKey{gateway: h.Gateway, instance: h.Instance, lane: h.Lane}
-	s.remember(l.key, &lane{wire: l.wire, subs: l.lane})
+	l.self = &lane{wire: l.wire, subs: l.lane}
+	s.remember(l.key, l.self)
 	l.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{
 		Server: s.cfg.ID, Instance: s.instance, RingVersion: s.rings.Current().Version(), RingHash: s.rings.Current().Hash(),
 		NameGraceMs: uint32(s.cfg.NameGrace / time.Millisecond),

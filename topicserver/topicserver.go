@@ -73,6 +73,7 @@ type laneKey struct {
 type lane struct {
 	wire *link.Lane
 	subs *topic.Lane
+	load atomic.Pointer[heardLoad] // of the gateway, told on its lane 0; nil if it has told none
 }
 
 // New returns a topic server that owns what the ring gives to cfg.ID. It registers metrics and a readiness check with

@@ -135,6 +135,40 @@ func TestChurnAgainstTheFloor(t *testing.T) {
 	}
 }
 
+func TestStormAgainstTheFloor(t *testing.T) {
+	load := Load{
+		Name: "storm", Kind: Storm, Topics: 3, Connections: 60, Established: 5, Publishers: 1, Rate: 100, Payload: minPayload,
+		Duration: 50 * time.Millisecond,
+	}
+	r := measureLoad(t, load, startTestFloor(t, false))
+	wantFigure(t, r, "back_s", 1e-6, 20)
+	wantFigure(t, r, "refused", 0, 0)
+	wantFigure(t, r, "failed_attempts", 0, 0)
+	wantFigure(t, r, "rss_peak_mib", 1, 1e6)
+}
+
+// Attempts that fail are made again after phoenix.js's pauses, and counted by what became of them.
+func TestACrowdComesAgain(t *testing.T) {
+	c := &crowd{runner: &runner{loop: &loop{now: 1000}}, tries: make(map[*conn]int)}
+	one := new(conn)
+	for i, why := range []string{
+		`handshake refused: HTTP/1.1 503 Service Unavailable: "full"`, "server: close 1013 retry_after_ms=5", "connection reset",
+	} {
+		if err := c.ended(one, upgrading, errors.New(why)); err != nil {
+			t.Fatal(err)
+		}
+		if want := c.loop.now + int64(comebacks[i]); one.began != want || len(c.waiting[i]) != 1 {
+			t.Errorf("attempt %d: due at %d, want %d", i, one.began, want)
+		}
+	}
+	if c.refused != 2 || c.broken != 1 || c.run.Reason == "" {
+		t.Errorf("%d refused, %d failed, reason %q", c.refused, c.broken, c.run.Reason)
+	}
+	if err := c.ended(one, joined, errors.New("gone")); err == nil {
+		t.Error("one that was in is not missed")
+	}
+}
+
 func TestIdleAgainstTheFloor(t *testing.T) {
 	load := Load{Name: "idle", Kind: Idle, Topics: 3, Connections: 10, Duration: 10 * time.Millisecond}
 	r := measureLoad(t, load, startTestFloor(t, false))

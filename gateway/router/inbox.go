@@ -99,6 +99,12 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 		in.nameLost(&linkpb.NameMessage{Topic: m.Topic, Claim: m.Claim})
 	case linkpb.KindDownPing:
 		in.sweepMoves()
+	case linkpb.KindDownLoad:
+		m := new(linkpb.Load)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.lane.r.heardLoad(in.lane.server, m)
 	case linkpb.KindDownRevoke:
 		m := new(linkpb.Revoke)
 		if err := m.UnmarshalVT(body); err != nil {

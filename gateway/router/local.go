@@ -91,6 +91,7 @@ func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done fun
 		w = nil
 	}
 	if t.flows && w == nil {
+		l.r.joinTimes.add(0)
 		l.answer(done, Outcome{Position: l.enter(topic, c, t.pos)})
 		return
 	}
@@ -220,10 +221,12 @@ func (l *Local) subscribed(e *event) {
 		return
 	}
 	var ready []join
+	now := time.Now()
 	w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
 		if j.serial > e.serial {
 			return false
 		}
+		l.r.joinTimes.add(now.Sub(j.since))
 		ready = append(ready, j)
 		return true
 	})
@@ -297,6 +300,7 @@ func (l *Local) expire(now time.Time) {
 			if now.Sub(j.since) < l.r.cfg.JoinTimeout {
 				return false
 			}
+			l.r.joinTimes.add(l.r.cfg.JoinTimeout)
 			late = append(late, j)
 			return true
 		})

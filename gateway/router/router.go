@@ -118,10 +118,13 @@ type Router struct {
 	table  atomic.Pointer[table]
 	shards [shards]shard
 	stats  counters
-	lastID atomic.Uint64 // of publishes
-	moving atomic.Int64  // subscriptions with a move
-	parked atomic.Int64  // bytes of publishes that wait in flows
-	linked atomic.Bool   // there has been a link to every topic server
+	others others
+
+	joinTimes joinTimes
+	lastID    atomic.Uint64 // of publishes
+	moving    atomic.Int64  // subscriptions with a move
+	parked    atomic.Int64  // bytes of publishes that wait in flows
+	linked    atomic.Bool   // there has been a link to every topic server
 
 	learnMu  sync.Mutex
 	learning uint64 // version of the ring that was last begun to be built; 0 when it is done

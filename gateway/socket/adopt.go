@@ -65,12 +65,15 @@ func (ls *Loops) Adopt(nc net.Conn, open func(*Conn) Handler) error {
 	return nil
 }
 
-// unwrap gives the connection below an HTTP server's wrapper.
+// unwrap gives the connection below the wrappers of an HTTP server and its listener.
 func unwrap(nc net.Conn) net.Conn {
-	if w, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
-		return w.UnsafeConn()
+	for {
+		w, ok := nc.(interface{ UnsafeConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = w.UnsafeConn()
 	}
-	return nc
 }
 
 // buffered drains what nc holds in memory. With its deadline in the past nc

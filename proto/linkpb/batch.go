@@ -54,6 +54,12 @@ const (
 	KindListing      Kind = 41
 )
 
+// The items that are about load, of an Up and of a Down.
+const (
+	KindUpLoad   Kind = 120
+	KindDownLoad Kind = 120
+)
+
 // itemsTag is the tag of field 1, length-delimited: Up.items and Down.items alike.
 const itemsTag = 1<<3 | byte(protowire.BytesType)
 
