@@ -120,13 +120,22 @@ func (l *laneServer) item(kind linkpb.Kind, body []byte) error {
 		default:
 			topics.Publish(&l.turn, l.lane, &l.publish)
 		}
+	default:
+		return l.otherItem(kind, body)
+	}
+	return nil
+}
+
+// otherItem handles the items that are rarer than those that item has.
+func (l *laneServer) otherItem(kind linkpb.Kind, body []byte) error {
+	switch kind {
 	case linkpb.KindHistory:
 		l.history = linkpb.History{}
 		if err := l.history.UnmarshalVTUnsafe(body); err != nil {
 			return err
 		}
 		if validName(l.history.Topic) {
-			topics.Past(&l.turn, l.lane, &l.history)
+			l.s.topics.Past(&l.turn, l.lane, &l.history)
 		} else {
 			l.wire.Append(linkpb.KindPast, &linkpb.Past{Ref: l.history.Ref, Code: linkpb.Code_INVALID, Detail: badName})
 			l.wire.Flush()

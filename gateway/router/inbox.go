@@ -55,6 +55,21 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		in.told(m)
+	case linkpb.KindListing:
+		m := new(linkpb.Listing)
+		if err := m.UnmarshalVT(body); err != nil {
+			return err
+		}
+		in.told(m)
+	default:
+		return in.news(kind, body)
+	}
+	return nil
+}
+
+// news handles the items that answer nothing, but for messages.
+func (in *inbox) news(kind linkpb.Kind, body []byte) error {
+	switch kind {
 	case linkpb.KindDigest:
 		var d linkpb.Digest
 		if err := d.UnmarshalVT(body); err != nil {
@@ -73,12 +88,6 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		in.presenceDiff(d)
-	case linkpb.KindListing:
-		m := new(linkpb.Listing)
-		if err := m.UnmarshalVT(body); err != nil {
-			return err
-		}
-		in.told(m)
 	case linkpb.KindDownRing:
 		var m linkpb.Ring
 		if err := m.UnmarshalVT(body); err != nil {
