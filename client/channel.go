@@ -98,6 +98,27 @@ func (ch *Channel) OnAny(fn func(Message)) {
 	ch.register(handler{all: true, fn: fn})
 }
 
+// Skipped says which messages the server has skipped for a channel that joined with the parameter "slow", in the place of
+// the messages.
+type Skipped struct {
+	From  string `json:"from"`  // position of the first one
+	To    string `json:"to"`    // position of the last one
+	Count int    `json:"count"` // of those that were meant for the channel
+}
+
+// eventSkipped is the event of Skipped. Message.Ref of it is Skipped.To, if the channel gets positions.
+const eventSkipped = "phx_skipped"
+
+// OnSkipped has fn called, as by On, when messages were skipped. OnAny callbacks get the same as a message.
+func (ch *Channel) OnSkipped(fn func(Skipped)) {
+	ch.On(eventSkipped, func(m Message) {
+		var s Skipped
+		if json.Unmarshal(m.Payload, &s) == nil {
+			fn(s)
+		}
+	})
+}
+
 func (ch *Channel) register(h handler) {
 	ch.client.mu.Lock()
 	defer ch.client.mu.Unlock()

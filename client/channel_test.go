@@ -500,6 +500,30 @@ func TestLateReplyIsIgnored(t *testing.T) {
 	})
 }
 
+// What was skipped is told in its place among the messages, and its position counts for resuming.
+func TestSkipped(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		var log journal
+		var since any
+		ch := c.Channel("topics:a", func() any { return map[string]any{"since": since, "slow": "latest"} })
+		ch.OnAny(func(m Message) { since = m.Ref; log.add("%s %s", m.Event, m.Ref) })
+		ch.OnSkipped(func(s Skipped) { log.add("skipped %s to %s, %d", s.From, s.To, s.Count) })
+		w := join(t, p, ch)
+		if want := `["1","1","topics:a","phx_join",{"since":null,"slow":"latest"}]`; w.text != want {
+			t.Errorf("sent %s, want %s", w.text, want)
+		}
+		p.write(fmt.Sprintf(`[%q,"3:14","topics:a","ev",{}]`, w.joinRef))
+		p.write(fmt.Sprintf(`[%q,"3:20","topics:a","phx_skipped",{"from":"3:15","to":"3:20","count":5}]`, w.joinRef))
+		p.write(fmt.Sprintf(`[%q,"3:21","topics:a","ev",{}]`, w.joinRef))
+		log.want(t, "ev 3:14", "phx_skipped 3:20", "skipped 3:15 to 3:20, 5", "ev 3:21")
+		p.push(w, "phx_error", `{}`)
+		if got := p.expect("phx_join").text; !strings.Contains(got, `"since":"3:21"`) {
+			t.Errorf("rejoins with %s", got)
+		}
+	})
+}
+
 func TestMessages(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *server) {
 		c, p := s.dial(Config{})

@@ -64,6 +64,12 @@
 //	ch.On("event", func(m client.Message) { since = m.Ref })
 //
 // Whether messages were missed nevertheless is in the reply to the join: see OnChange.
+//
+// # Slow clients
+//
+// The server closes a connection on which it cannot send as fast as messages come. A channel for which the newest messages
+// count more than all of them joins with the parameter "slow", "drop_oldest" or "latest": then messages are skipped
+// instead, and Channel.OnSkipped is told which.
 package client
 
 // Lock order: Client.mu, then eventQueue.mu or outbox.mu. No lock is held across a network wait or a callback.

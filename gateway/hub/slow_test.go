@@ -228,6 +228,39 @@ func testSlowPolicy(t *testing.T, stream bool, c *Channel) {
 	})
 }
 
+// Binary messages wait and are skipped like any others; their frames are binary, the notice is text.
+func TestSlowBinary(t *testing.T) {
+	const last = 200
+	r := slowRig(t, 256<<10)
+	c := &Channel{JoinRef: codec.Ref(`"1"`), Slow: SlowLatest, Positions: true}
+	p, _ := r.slowly(false, c)
+	for offset := uint64(1); offset <= last; offset++ {
+		m := bulk(offset)
+		m.Binary = true
+		r.deliver(m)
+	}
+	next, notices := uint64(1), 0
+	for next <= last {
+		frame := p.read()
+		if frame[0] == 0x82 {
+			if want := fmt.Sprintf(`{"n":%d,`, next); !strings.Contains(frame, "1roome"+want) {
+				t.Fatalf("%.60q, want %s", frame, want)
+			}
+			next++
+			continue
+		}
+		g := parse(t, frame, codec.PhoenixV2)
+		if g.event != EventSkipped || g.from.Offset != next || g.ref != g.to.String() {
+			t.Fatalf("%+v, where %d is next", g, next)
+		}
+		next = g.to.Offset + 1
+		notices++
+	}
+	if notices != 1 {
+		t.Errorf("%d notices", notices)
+	}
+}
+
 // A client that falls behind again and again is told each time.
 func TestSlowReaderIsToldEachTime(t *testing.T) {
 	const rounds, each = 5, 100
