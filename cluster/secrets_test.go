@@ -95,6 +95,13 @@ func provoke(t *testing.T, g *gatewayProc, tokens []string) {
 	}
 }
 
+// More secrets than those of tokens.
+const (
+	brokerPassword = "s3cr3t-of-the-broker"
+	pollSecret     = "s3cr3t-of-the-long-polls-0123456789"
+	apiHash        = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+)
+
 // Neither a secret nor a token is in anything that the services print, with all that can be logged logged, whatever is done
 // to them, even as they die of a signal that makes Go print all its stacks; nor in what their operators' pages say.
 func TestSecretsAreNeverPrinted(t *testing.T) {
@@ -113,8 +120,12 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 		p.prints("serving topics")
 		procs, admins = append(procs, p), append(admins, admin)
 	}
-	g := s.gateway(append(links("gateway"), "AUTH_HMAC_SECRET="+tokenSecret, "AUTH_AUDIENCE=ringcast", goodAuth)...)
+	g := s.gateway(append(links("gateway"), "AUTH_HMAC_SECRET="+tokenSecret, "AUTH_AUDIENCE=ringcast", goodAuth, "AMQP_QUEUE=q",
+		"AMQP_URL=amqp://user:"+brokerPassword+"@127.0.0.1:1/", "LONGPOLL_SECRET="+pollSecret, "API_KEYS=shop:publish:"+apiHash)...)
 	g.ready()
+	g.prints("no connection to the message broker")
+	check := spawn(t, "gateway", g.env, "--check-config")
+	check.exits(0)
 	procs, admins = append(procs, g.proc), append(admins, g.admin)
 
 	good := tokenFor("neo", time.Hour, []string{"room:*"})
@@ -134,7 +145,7 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	client.say(`{"bad frame":"` + good + `"}`)
 	_ = stranger(g.addr, "\x16\x03\x01"+good)
 
-	secrets := append([]string{tokenSecret}, tokens...)
+	secrets := append([]string{tokenSecret, brokerPassword, pollSecret, apiHash}, tokens...)
 	keys, err := filepath.Glob(a.file("*-key.pem"))
 	if err != nil || len(keys) < 4 {
 		t.Fatalf("%d keys, %v", len(keys), err)
@@ -146,9 +157,9 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 		}
 		secrets = append(secrets, strings.Split(string(text), "\n")[1])
 	}
-	said := ""
+	said := check.stdout.String() + check.stderr.String()
 	for _, admin := range admins {
-		for _, page := range []string{"/metrics", "/readyz", "/ring", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2"} {
+		for _, page := range []string{"/metrics", "/readyz", "/ring", "/status", "/debug/topic?topic=room:1", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2"} {
 			if status, body := fetch(admin, page); status == http.StatusOK {
 				said += body
 			}

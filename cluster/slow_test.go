@@ -140,7 +140,7 @@ func (p *slowPoller) ask(method, body string) (got slowPoll) {
 
 // Clients that read too slowly, or not at all, cost the gateway no more than their bounds, and others nothing: these have
 // all messages in order, on the same gateway too. Those who chose to skip have the rest, and know what they have not.
-func TestSlow_ClientsHaveTheirPolicy(t *testing.T) {
+func TestRow21_SlowClientsHaveTheirPolicy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.topicserver("ts-a")

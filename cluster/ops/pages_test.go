@@ -87,3 +87,31 @@ func TestCompatPageHasEveryRow(t *testing.T) {
 		t.Errorf("%d rows, want %d: %v", len(rows), want, rows)
 	}
 }
+
+// Every row of the page on bad input has a test that carries its number, TestRowN_… or TestRowN_M_…, and no other number has one.
+func TestEveryRowOfBadInputHasATest(t *testing.T) {
+	t.Parallel()
+	tested := make(map[int][]string)
+	for _, name := range regexp.MustCompile(`(?m)^func (TestRow(\d+(?:_\d+)*)_\w+)\(`).FindAllStringSubmatch(allTests(t), -1) {
+		for number := range strings.SplitSeq(name[2], "_") {
+			row, err := strconv.Atoi(number)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tested[row] = append(tested[row], name[1])
+		}
+	}
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \|`).FindAllStringSubmatch(string(read(t, "docs/bad-input.md")), -1)
+	if len(rows) != 44 {
+		t.Errorf("%d rows", len(rows))
+	}
+	for i, row := range rows {
+		if n, _ := strconv.Atoi(row[1]); n != i+1 || tested[n] == nil {
+			t.Errorf("row %d of docs/bad-input.md, number %d, has the tests %v", i+1, n, tested[n])
+		}
+		delete(tested, i+1)
+	}
+	for n, names := range tested {
+		t.Errorf("there is no row %d, but %v", n, names)
+	}
+}

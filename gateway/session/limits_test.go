@@ -113,7 +113,7 @@ func TestRateOfATopic(t *testing.T) {
 }
 
 // Bad input row 19: who goes on for three seconds in a row is sent away.
-func TestThreeSecondsOverTheRate(t *testing.T) {
+func TestRow19_ThreeSecondsOverTheRate(t *testing.T) {
 	t.Parallel()
 	h := newHouseWith(t, "*:*", Config{Rates: Rates{Frames: rate.Every(time.Hour, 1)}})
 	c := h.connect(t, codec.PhoenixV2)

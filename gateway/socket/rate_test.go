@@ -17,7 +17,7 @@ func pongs(c *Conn) int {
 
 // Bad input row 19: pings over the rate get no answer, and a peer that is over it in three seconds in a row is closed with
 // 4429.
-func TestPingsOverTheRate(t *testing.T) {
+func TestRow19_PingsOverTheRate(t *testing.T) {
 	messages := 0
 	c := parked(newProbe(func(*Conn, Opcode, []byte) { messages++ }))
 	c.loop.cfg.Frames = rate.PerSecond(10, 20)

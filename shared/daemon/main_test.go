@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 )
 
 // childEnv makes the test binary run a service of that behaviour instead of tests.
@@ -382,6 +383,21 @@ func TestLogFormats(t *testing.T) {
 	s.wait()
 	if got := s.stderr.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "ERROR\ttestd\todd") {
 		t.Errorf("console log:\n%s", got)
+	}
+}
+
+// What clients and files put into the log cannot end its line, nor change how a terminal shows it.
+func TestHostileFieldsStayInTheirLine(t *testing.T) {
+	const hostile = "a\n{\"level\":\"error\"}\r\x1b[2J\x00\u009b\u2028"
+	for _, format := range []string{"json", "console"} {
+		s := launch(t, nil, []string{"LOG_FORMAT=" + format, "LOG_LEVEL=error"}, func(_ context.Context, d *Daemon, _ *testConfig) error {
+			d.Log.Error("odd", zap.String("topic", hostile), zap.Error(errors.New(hostile)), zap.ByteString("frame", []byte(hostile+"\xff")))
+			return nil
+		})
+		s.wait()
+		if got := s.stderr.String(); strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\r\x1b\x00") {
+			t.Errorf("%s log: %q", format, got)
+		}
 	}
 }
 
