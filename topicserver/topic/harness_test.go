@@ -47,9 +47,10 @@ func gateways(t testing.TB, n int, discard bool) []*gateway {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	accepted := make(chan *link.Lane)
+	patient := link.Config{Silence: time.Hour} // nobody pings here, and benchmarks take long
 	var all sync.WaitGroup
 	all.Go(func() {
-		err := link.Serve(ctx, lis, link.ServeConfig{Handle: func(lane *link.Lane) {
+		err := link.Serve(ctx, lis, link.ServeConfig{Config: patient, Handle: func(lane *link.Lane) {
 			_ = lane.Receive(func(linkpb.Kind, []byte) error {
 				lane.Greeted()
 				lane.Append(linkpb.KindWelcome, &linkpb.Welcome{})
@@ -69,7 +70,7 @@ func gateways(t testing.TB, n int, discard bool) []*gateway {
 	list := make([]*gateway, n)
 	for i := range list {
 		name := "gw-" + string(rune('a'+i))
-		far, err := link.Dial(ctx, lis.Addr().String(), link.Config{}, &linkpb.Hello{Gateway: name})
+		far, err := link.Dial(ctx, lis.Addr().String(), patient, &linkpb.Hello{Gateway: name})
 		if err != nil {
 			t.Fatal(err)
 		}
