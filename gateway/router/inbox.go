@@ -20,6 +20,10 @@ type inbox struct {
 	batch   uint64  // counts the batches of events posted to loops
 	clock   clock
 
+	again    []*subscription // topics that this connection has still to resume
+	resuming int             // Subscribes that have no Reply yet, about
+	stalled  bool            // no Reply to one has come since the last ping
+
 	mu      sync.Mutex
 	flushed uint64   // the last batch that the loops have
 	after   []string // topics for which another inbox holds something until this one has flushed
@@ -108,6 +112,7 @@ func (in *inbox) news(kind linkpb.Kind, body []byte) error {
 		in.nameLost(&linkpb.NameMessage{Topic: m.Topic, Claim: m.Claim})
 	case linkpb.KindDownPing:
 		in.sweepMoves()
+		in.hurry()
 	case linkpb.KindDownLoad:
 		m := new(linkpb.Load)
 		if err := m.UnmarshalVT(body); err != nil {
@@ -142,6 +147,7 @@ func (in *inbox) answer(rep *linkpb.Reply) {
 		in.presenceReplied(p, rep)
 		return
 	}
+	in.stalled, in.resuming = false, max(in.resuming-1, 0)
 	s := in.lane.r.shard(p.topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -351,12 +357,62 @@ func (in *inbox) flush() {
 		b.local.loop.Run(b.isSmall, b.handleAll)
 	}
 	in.clock.began = time.Time{}
+	if len(in.again) > 0 && in.resuming <= resubscribes/2 {
+		in.resumeSome(resubscribes - in.resuming)
+	}
 	for i, l := range in.touched {
 		l.flush()
 		in.touched[i] = nil
 	}
 	in.touched = in.touched[:0]
 	in.goOn()
+}
+
+// resubscribes is how many of the topics that a new connection has to subscribe again may be without an answer. More would not
+// be served sooner, and whatever else goes over the lane, or happens on the loops, would wait for all of them.
+const resubscribes = 512
+
+// resume subscribes a topic over a new connection, with the place up to which its channels have it, and has the loops announce
+// their subscribers. It reports whether it had to subscribe. The caller holds the shard's lock.
+func (in *inbox) resume(sub *subscription) (sent bool) {
+	if sub.fetch.ref == 0 && !sub.flowing {
+		in.lane.subscribe(sub)
+		sent = true
+	}
+	for i := range in.loops {
+		if sub.live&(1<<i) != 0 {
+			in.post(i, event{kind: eventAnnounce, sub: sub})
+		}
+	}
+	return sent
+}
+
+// resumeSome resumes some of the topics that nobody waited for when the connection was new. A join that has come meanwhile has
+// subscribed its topic already.
+func (in *inbox) resumeSome(most int) {
+	for ; len(in.again) > 0 && most > 0; in.again = in.again[1:] {
+		sub := in.again[0]
+		s := in.lane.r.shard(sub.name)
+		s.mu.Lock()
+		if s.topics[sub.name] == sub && sub.lane == in.lane && sub.wanted && in.resume(sub) {
+			in.resuming++
+			most--
+		}
+		s.mu.Unlock()
+	}
+	if len(in.again) == 0 {
+		in.again = nil
+	}
+	in.touch(in.lane)
+}
+
+// hurry resumes all that is left when the server has answered nothing for a whole heartbeat: topics that it answers late, since
+// another server has them yet, must not hold up the rest.
+func (in *inbox) hurry() {
+	if in.stalled && len(in.again) > 0 {
+		in.resumeSome(len(in.again))
+	}
+	in.stalled = len(in.again) > 0
 }
 
 func position(p *linkpb.Position) hub.Position {

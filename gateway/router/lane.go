@@ -205,8 +205,8 @@ func (l *lane) greeted(addr string, kind linkpb.Kind, body []byte) (*linkpb.Welc
 }
 
 // open makes the lane live. It tells the server the ring if that is newer here, sends again the publishes that were not
-// answered, subscribes all that the gateway wants, each topic with the place up to which its channels have it, and has
-// the loops announce their subscribers. It reports false, and does nothing, when the server has moved to another address.
+// answered, and resumes all topics that the gateway wants: those that somebody waits for at once, the others a few at a time. It reports false, and does nothing, when the server has moved to
+// another address.
 func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool {
 	l.mu.Lock()
 	if l.addr != addr {
@@ -234,8 +234,11 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 		for _, sub := range s.topics {
 			// A subscription made since the lane went live has been sent already.
 			if sub.lane == l && sub.wanted && sub.fetch.ref == 0 {
-				l.subscribe(sub)
-				topics++
+				if topics++; sub.awaited() {
+					l.in.resume(sub)
+				} else {
+					l.in.again = append(l.in.again, sub)
+				}
 			}
 			if sub.next != nil && sub.next.lane == l && sub.next.fetch.ref == 0 {
 				l.subscribeTo(sub, &sub.next.fetch)
@@ -249,11 +252,12 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 		}
 	})
 	for _, local := range l.r.locals {
-		local.loop.Post(func() { local.announce(l) })
+		local.loop.Post(func() { local.announceNames(func(topic string) bool { return l.r.route(topic) == l }) })
 	}
 	for _, p := range unknown {
 		l.in.landed(p, refusal(linkpb.Code_UNKNOWN_OUTCOME))
 	}
+	l.in.resumeSome(resubscribes)
 	l.flush()
 	l.log.Info("link is live", zap.String("addr", addr), zap.Int("topics", topics))
 	return true
@@ -280,6 +284,7 @@ func (l *lane) resendLocked(sameProcess bool) (unknown []*publish) {
 // lost ends what belonged to the connection. Publishes wait for the next one.
 func (l *lane) lost() {
 	l.r.stats.lanesLost.Add(1)
+	l.in.again, l.in.resuming = nil, 0
 	l.mu.Lock()
 	l.wire, l.since = nil, time.Now()
 	for ref, p := range l.pending {

@@ -334,23 +334,7 @@ func (l *Local) end(topic string, o Outcome) {
 	}
 }
 
-// announce tells the owner at the other end of a new connection who this loop's subscribers are.
-func (l *Local) announce(lane *lane) {
-	var req linkpb.Join
-	l.hub.Each(func(topic string, channels []*hub.Channel) {
-		if l.r.laneOf(topic) != lane {
-			return
-		}
-		for _, c := range channels {
-			req.Topic, req.Subscriber = topic, c.Subscriber()
-			lane.tell(linkpb.KindJoin, &req)
-		}
-	})
-	l.touch(lane)
-	l.announceNames(func(topic string) bool { return l.r.route(topic) == lane })
-}
-
-// announceTopic tells a topic's new owner who its subscribers on this loop are.
+// announceTopic tells a topic's owner who its subscribers on this loop are: a new owner, or one over a new connection.
 func (l *Local) announceTopic(topic string) {
 	for c := range l.hub.ChannelsOf(topic) {
 		l.tell(topic, linkpb.KindJoin, &linkpb.Join{Topic: topic, Subscriber: c.Subscriber()})

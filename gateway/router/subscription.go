@@ -119,7 +119,6 @@ func (r *Router) subscribe(topic string, loop int, since *hub.Position) ticket {
 	defer s.mu.Unlock()
 	delete(s.idle, topic)
 	sub := r.entryLocked(s, topic)
-	first := !sub.wanted
 	sub.wanted = true
 	if sub.flowing && since == nil {
 		sub.live |= 1 << loop
@@ -139,8 +138,8 @@ func (r *Router) subscribe(topic string, loop int, since *hub.Position) ticket {
 	if since != nil {
 		f.wants = want(f.wants, *since)
 	}
-	if first || since != nil {
-		sub.lane.subscribe(sub)
+	if sub.troubled.IsZero() || since != nil {
+		sub.lane.subscribe(sub) // perhaps it waits its turn after a new connection
 	}
 	return ticket{sub: sub, serial: f.serial}
 }
@@ -183,6 +182,11 @@ func (r *Router) release(topic string, loop int) {
 	if sub.unused() {
 		s.idle[topic] = time.Now()
 	}
+}
+
+// awaited reports whether a join or a publish waits for the topic.
+func (sub *subscription) awaited() bool {
+	return sub.fetch.waiting|sub.fetch.nextWaiting != 0 || sub.flow.busy()
 }
 
 func (sub *subscription) unused() bool {
