@@ -212,7 +212,7 @@ func TestRow21_SlowClientsHaveTheirPolicy(t *testing.T) {
 	eventually(t, "nothing waits", func() bool { return value("lagging_channels") == 0 && value("queue_bytes") == 0 })
 
 	eventually(t, "the one that has stopped is gone", func() bool {
-		return value(`closed_total{reason="slow"}`)+value(`closed_total{reason="lagging"}`) == 1
+		return value(`closed_total{reason="slow"}`)+value(`closed_total{reason="slow_long"}`) == 1
 	})
 }
 
@@ -252,7 +252,7 @@ func TestSlow_QueuesTogetherAndInTime(t *testing.T) {
 	eventually(t, "the longest queues are gone", func() bool {
 		return value(tight, "queue_bytes") <= budget && value(tight, `closed_total{reason="budget"}`) >= 1
 	})
-	eventually(t, "the one that was long for too long is gone", func() bool { return value(brief, `closed_total{reason="lagging"}`) == 1 })
+	eventually(t, "the one that was long for too long is gone", func() bool { return value(brief, `closed_total{reason="slow_long"}`) == 1 })
 	if n := value(tight, `closed_total{reason="slow"}`) + value(brief, `closed_total{reason="slow"}`); n != 0 {
 		t.Errorf("%v closed for MAX_QUEUE_BYTES", n)
 	}

@@ -294,14 +294,14 @@ func (c *Conn) expire(now time.Duration) {
 	if b := c.box(); b != nil {
 		idle = b.cfg.Idle
 	}
-	lagging := c.lagging()
+	slowLong := c.slowLong()
 	switch {
 	case c.state != stateOpen && now >= c.deadline:
 		c.die(nil, c.end)
 	case c.armed && now-c.full >= cfg.WriteTimeout:
 		c.die(ErrWriteTimeout, EndWriteTimeout)
-	case lagging:
-		c.overflow(EndLagging)
+	case slowLong:
+		c.overflow(EndSlowLong)
 	case c.state == stateOpen && idle > 0 && now-c.last >= idle:
 		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "idle timeout"}, EndIdle)
 	case c.state == stateOpen && c.torn != nil && now-c.torn.begun >= cfg.MessageTimeout:

@@ -151,9 +151,9 @@ func (c *Conn) Room(n int) bool {
 
 // slowReasons are what a slow peer's close frame says, by End.
 var slowReasons = map[End]string{
-	EndSlow:    "slow",
-	EndLagging: "slow: too much has waited for too long",
-	EndBudget:  "slow: too much waits for all clients together",
+	EndSlow:     "slow",
+	EndSlowLong: "slow: too much has waited for too long",
+	EndBudget:   "slow: too much waits for all clients together",
 }
 
 // overflow drops all frames but the rest of one that is begun, so that the

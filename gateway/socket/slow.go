@@ -53,9 +53,9 @@ func (l *Loop) relieveAll() {
 	l.relieved = l.relieved[:0]
 }
 
-// lagging reports whether the queue has been over its soft bound at every sweep of Config.SoftQueueTime, and at no time
+// slowLong reports whether the queue has been over its soft bound at every sweep of Config.SoftQueueTime, and at no time
 // under it in between: whatever shortens the queue to that sets over to 0. It is called once per sweep.
-func (c *Conn) lagging() bool {
+func (c *Conn) slowLong() bool {
 	cfg := c.loop.cfg
 	if c.state != stateOpen || cfg.SoftQueueBytes == 0 || c.queued()-int(c.aside) <= cfg.SoftQueueBytes {
 		return false

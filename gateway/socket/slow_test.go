@@ -51,7 +51,7 @@ func TestSoftBound(t *testing.T) {
 		}
 		p.write(closeFrame(CloseSlow, ""))
 		h.wantClose(t, CloseError{Code: CloseSlow, Reason: "slow: too much has waited for too long"})
-		eventually(t, "counted", func() bool { return ls.Stats().Ended[EndLagging] == 1 })
+		eventually(t, "counted", func() bool { return ls.Stats().Ended[EndSlowLong] == 1 })
 	})
 }
 
@@ -61,11 +61,11 @@ func TestSoftBoundTime(t *testing.T) {
 	*c.loop.cfg, _ = Config{SoftQueueBytes: 1000, SoftQueueTime: 5 * time.Second}.withDefaults()
 	c.loop.tick = time.Second
 	queue := func(n int) { c.out, c.held, c.blocked = make([]byte, n), heldOwn, true }
-	sweeps := func(n int) (lagging bool) {
+	sweeps := func(n int) (slow bool) {
 		for range n {
-			lagging = c.lagging()
+			slow = c.slowLong()
 		}
-		return lagging
+		return slow
 	}
 	queue(1000)
 	if sweeps(100) {

@@ -11,7 +11,7 @@ const (
 	EndProtocol                  // the peer broke RFC 6455: close 1002 or 1007
 	EndTooBig                    // message over a limit: close 1009
 	EndSlow                      // queue over its bound: close 4008
-	EndLagging                   // queue over its soft bound for too long: close 4008
+	EndSlowLong                  // queue over its soft bound for too long: close 4008
 	EndBudget                    // among the longest queues when all together were over their bound: close 4008
 	EndIdle                      // nothing received: close 4408
 	EndMessageTimeout            // a message was begun and not ended: close 4408
@@ -24,7 +24,7 @@ const (
 )
 
 var endNames = [NumEnds]string{
-	"peer", "local", "drain", "protocol", "too_big", "slow", "lagging", "budget", "idle", "message_timeout", "rate", "panic", "write_timeout", "error", "stopped",
+	"peer", "local", "drain", "protocol", "too_big", "slow", "slow_long", "budget", "idle", "message_timeout", "rate", "panic", "write_timeout", "error", "stopped",
 }
 
 // String gives a short name, fit for a metric label.
