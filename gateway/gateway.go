@@ -265,7 +265,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	stopIngest := g.startIngest(ctx)
 	defer stopIngest()
 	failed := make(chan error, 1)
-	g.accepts.Listener, g.accepts.log, g.accepts.slots = lis, g.log, make(chan struct{}, max(1, g.cfg.Limits.Handshakes))
+	g.accepts.Listener, g.accepts.log, g.accepts.slots = lis, g.log, make(chan struct{}, g.handshakes())
 	clients := net.Listener(&g.accepts)
 	if g.tls != nil {
 		clients = tls.NewListener(clients, g.tls.ServerConfig())
