@@ -203,12 +203,13 @@ func FuzzToken(f *testing.F) {
 	good := ours.sign(claim{process: 1, id: 2, home: "h:1", expires: now.Add(time.Hour)})
 	f.Add(good)
 	f.Add(good[:len(good)-1])
+	f.Add(good[:17] + "\n" + good[17:])
 	f.Add("")
 	f.Add("undefined")
 	f.Add(strings.Repeat("A", 600))
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ours.verify(text, now)
-		if err == nil && ours.sign(c) != text && text[:len(good)-1] != good[:len(good)-1] {
+		if err == nil && ours.sign(c) != text {
 			t.Errorf("%q is taken for %+v", text, c)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -71,8 +72,8 @@ func (t *tokens) verify(text string, now time.Time) (claim, error) {
 	if len(text) > maxTokenBytes {
 		return claim{}, errForeign
 	}
-	b, err := base64.RawURLEncoding.DecodeString(text)
-	if err != nil || len(b) < claimBytes+sha256.Size || b[0] != tokenV1 {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || strings.ContainsAny(text, "\r\n") || len(b) < claimBytes+sha256.Size || b[0] != tokenV1 {
 		return claim{}, errForeign
 	}
 	signed, mac := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
