@@ -235,6 +235,7 @@ func TestPhoenix_5_LongPollsOverAnyGateway(t *testing.T) {
 
 // Gateways that serve clients by TLS forward by TLS too: they have one certificate, or each its own for the same name.
 func TestPhoenix_5_LongPollsOverAnyGatewayWithTLS(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	ca, err := os.ReadFile(a.file("ca.pem"))
 	if err != nil {
@@ -252,6 +253,7 @@ func TestPhoenix_5_LongPollsOverAnyGatewayWithTLS(t *testing.T) {
 	}
 	for name, pairs := range map[string][2]string{"one certificate": {"wss", "wss"}, "one each": {"own-0", "own-1"}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := 0
 			c := start(t, func(cfg *cluster.Config) {
 				cfg.Gateway = func(cfg *gateway.Config) {
@@ -274,6 +276,7 @@ func TestPhoenix_5_LongPollsOverAnyGatewayWithTLS(t *testing.T) {
 	}
 	// One whose certificate has nothing to do with the other's gets nothing of its clients' sessions.
 	t.Run("a stranger at the address", func(t *testing.T) {
+		t.Parallel()
 		stranger := newAuthority(t)
 		n := 0
 		c := start(t, func(cfg *cluster.Config) {
