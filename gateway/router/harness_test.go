@@ -2,11 +2,13 @@ package router
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -368,12 +370,18 @@ func (w *world) on(i int, f func()) {
 func (w *world) hold(i int) (do func(f func()), release func()) {
 	w.t.Helper()
 	work, done := make(chan func()), make(chan struct{})
-	w.loops.Loop(i).Post(func() {
+	var busy func()
+	busy = func() {
+		if bytes.Contains(debug.Stack(), []byte("socket.(*Loop).run(")) {
+			w.loops.Loop(i).Post(busy) // a lane's receiver has borrowed the loop, and is not to be held
+			return
+		}
 		for f := range work {
 			f()
 			done <- struct{}{}
 		}
-	})
+	}
+	w.loops.Loop(i).Post(busy)
 	do = func(f func()) {
 		w.t.Helper()
 		select {
