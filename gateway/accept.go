@@ -19,7 +19,7 @@ const acceptPause = 100 * time.Millisecond
 //
 // It also keeps a crowd that comes all at once from taking the processor away from the clients that are there: only so many
 // connections are on their way through their handshakes at a time, the others wait in the system's queue, where they cost
-// nothing.
+// nothing. Those that the event loops serve, they bound alike.
 type acceptor struct {
 	net.Listener
 	failed atomic.Uint64
@@ -36,8 +36,8 @@ func (a *acceptor) Accept() (net.Conn, error) {
 	slot := a.takeSlot()
 	for tries := 0; ; tries++ {
 		conn, err := a.Listener.Accept()
-		if tcp, ok := conn.(*net.TCPConn); ok && err == nil && slot {
-			return &arrival{TCPConn: tcp, acceptor: a}, nil
+		if err == nil && slot {
+			return &arrival{Conn: conn, acceptor: a}, nil
 		}
 		if err == nil || errors.Is(err, net.ErrClosed) {
 			if slot {
@@ -76,7 +76,7 @@ func (a *acceptor) takeSlot() bool {
 // arrival is a connection that holds a slot until its handshake is over: until the HTTP server closes it, which it does once
 // an event loop has the socket, or has read a request that is none.
 type arrival struct {
-	*net.TCPConn
+	net.Conn
 	acceptor *acceptor
 	over     atomic.Bool
 }
@@ -84,11 +84,11 @@ type arrival struct {
 // Close implements net.Conn.
 func (c *arrival) Close() error {
 	c.done()
-	return c.TCPConn.Close()
+	return c.Conn.Close()
 }
 
 // UnsafeConn gives the socket to those who take it over.
-func (c *arrival) UnsafeConn() net.Conn { return c.TCPConn }
+func (c *arrival) UnsafeConn() net.Conn { return c.Conn }
 
 func (c *arrival) done() {
 	if !c.over.Swap(true) {

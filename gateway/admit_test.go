@@ -62,7 +62,9 @@ func TestBrowsersAreTurnedAwayWithAClose(t *testing.T) {
 	// Those that do not answer their close are bounded: more browsers get what the others get.
 	s.turnedAway.Store(maxTurnedAway)
 	defer s.turnedAway.Store(0)
+	s.onLoops(func() {}) // so that what reads it on the loops is done,
 	s.Gateway.cfg.MaxConnections = 1 - maxTurnedAway
+	s.onLoops(func() {}) // and sees this from now on
 	browser := s.dial()
 	browser.write(handshake(target, "Origin: https://app.example"))
 	browser.wantRefused("full")

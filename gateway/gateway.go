@@ -264,12 +264,13 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 
 	stopIngest := g.startIngest(ctx)
 	defer stopIngest()
-	failed := make(chan error, 1)
-	g.accepts.Listener, g.accepts.log, g.accepts.slots = lis, g.log, make(chan struct{}, g.handshakes())
-	clients := net.Listener(&g.accepts)
-	if g.tls != nil {
-		clients = tls.NewListener(clients, g.tls.ServerConfig())
+	g.accepts.log, g.accepts.slots = g.log, make(chan struct{}, g.handshakes())
+	clients, err := g.listener(lis)
+	if err != nil {
+		_ = lis.Close()
+		return fmt.Errorf("gateway: %w", err)
 	}
+	failed := make(chan error, 1)
 	wg.Go(func() { failed <- g.app.Listener(clients) })
 	g.log.Info("serving clients", zap.Stringer("addr", lis.Addr()))
 
@@ -280,9 +281,25 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	}
 	stopIngest()
 	g.stop()
-	_ = lis.Close() // a stop that comes before the HTTP server has the listener does not close it
+	_ = clients.Close() // a stop that comes before the HTTP server has the listener does not close it
 	g.log.Info("stopped serving clients")
 	return nil
+}
+
+// listener returns what the HTTP server is to listen on. The event loops take handshakes before it; those of TLS, it makes.
+func (g *Gateway) listener(lis net.Listener) (net.Listener, error) {
+	if g.tls != nil {
+		g.accepts.Listener = lis
+		return tls.NewListener(&g.accepts, g.tls.ServerConfig()), nil
+	}
+	g.app.Handler() // else the routes are made ready by app.Listener, when the first handshakes may be here
+	rest, err := g.loops.Listen(lis, socket.Door{
+		Quick: quick, Serve: g.app.Server().ServeConn, Timeout: handshakeTimeout,
+		Most: g.handshakes(), Pause: handshakePause,
+		Late: func() bool { return g.gate.Level() > admission.Open },
+	})
+	g.accepts.Listener = rest
+	return &g.accepts, err
 }
 
 // stop turns new clients away and the present ones out, a few at a time: clients that all come back at once would be a storm

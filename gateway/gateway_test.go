@@ -64,11 +64,15 @@ func TestAdoptedWhileStopping(t *testing.T) {
 	}
 	s.stopping.Store(false)
 
-	hold := make(chan struct{})
-	s.loops.Loop(0).Post(func() { <-hold })
-	s.loops.CloseAll(1012, "gateway restarts") // as stop does
 	w = s.dial()
-	w.write(handshake(target) + text(heartbeat))
+	w.write(handshake(target)[:10])                                                                              // a handshake in pieces is the HTTP server's, which needs no loop for it
+	s.eventually("the HTTP server has it", func() bool { return s.app.Server().GetOpenConnectionsCount() == 2 }) // and the one that was refused
+	hold := make(chan struct{})
+	for i := range s.loops.Len() {
+		s.loops.Loop(i).Post(func() { <-hold })
+	}
+	s.loops.CloseAll(1012, "gateway restarts") // as stop does
+	w.write(handshake(target)[10:] + text(heartbeat))
 	w.answer()
 	s.eventually("it is at the loop's door", func() bool { return s.loops.Conns() == 1 })
 	s.stopping.Store(true)

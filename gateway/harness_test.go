@@ -100,6 +100,16 @@ func (s *served) eventually(what string, cond func() bool) {
 	}
 }
 
+// onLoops runs f on each event loop and waits for it.
+func (s *served) onLoops(f func()) {
+	var wg sync.WaitGroup
+	for i := range s.loops.Len() {
+		wg.Add(1)
+		s.loops.Loop(i).Post(func() { defer wg.Done(); f() })
+	}
+	wg.Wait()
+}
+
 // wire is a client's TCP connection.
 type wire struct {
 	t  *testing.T

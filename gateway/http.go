@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gofiber/contrib/websocket"
@@ -35,12 +37,12 @@ func (g *Gateway) newApp() *fiber.App {
 	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming)
 	app.Server().Logger = strangerLog{g.log}
 	app.Server().SecureErrorLogMessage = true // else it logs the headers that it does not understand, with their tokens
-	upgrade := websocket.New(g.adopt, websocket.Config{
+	upgrade := g.opens(websocket.New(g.adopt, websocket.Config{
 		Subprotocols:   []string{auth.Subprotocol},
 		RecoverHandler: g.recoverHandshake,
 		// The connection leaves this library right after the handshake; small buffers are all it needs.
 		ReadBufferSize: 256, WriteBufferSize: 256,
-	})
+	}))
 	app.All("/socket/websocket", g.checkUpgrade, g.checkOrigin, g.checkProtocol, g.checkVersion, g.authenticate, g.admit, upgrade)
 	app.All("/realtime/v1/websocket", g.checkUpgrade, g.checkOrigin, g.checkProtocol, g.checkRealtime, g.authenticate, g.admit, upgrade)
 	app.Get("/ws", g.hint, g.checkUpgrade, g.checkOrigin, g.checkPlain, g.authenticate, g.admit, upgrade)
@@ -215,16 +217,59 @@ const openerKey = "opener"
 
 func setOpener(c *fiber.Ctx, open opener) { c.Locals(openerKey, open) }
 
-// adopt hands an upgraded connection to its event loop. On return the HTTP server drops its end of it.
-func (g *Gateway) adopt(conn *websocket.Conn) {
-	open := conn.Locals(openerKey).(opener)
-	id, _ := conn.Locals(identityKey).(*auth.Identity)
-	refusal, _ := conn.Locals(refusalKey).(*auth.Error)
-	begin := g.begin(open, id, refusal)
-	if r, ok := conn.Locals(turnedAwayKey).(admission.Refusal); ok {
-		begin = g.turnAway(r)
+// quickPaths begin the targets of handshakes. Nothing behind them waits for anybody, so event loops may serve them.
+var quickPaths = [][]byte{[]byte("/socket/websocket"), []byte("/realtime/v1/websocket"), []byte("/ws"), []byte("/websocket/")}
+
+// quick reports whether a whole request without a body is a handshake, for an event loop to serve. What it says no to is
+// served all the same.
+func quick(request []byte) bool {
+	target, ok := bytes.CutPrefix(request, []byte("GET "))
+	if !ok || len(request) > maxHeaderBytes/2 || !slices.ContainsFunc(quickPaths, func(path []byte) bool {
+		rest, ok := bytes.CutPrefix(target, path)
+		return ok && (rest[0] == '?' || rest[0] == ' ' || path[len(path)-1] == '/')
+	}) {
+		return false
 	}
-	err := g.loops.Adopt(conn.NetConn(), begin)
+	for line := range bytes.Lines(target) {
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		for _, body := range []string{fiber.HeaderContentLength, fiber.HeaderTransferEncoding, fiber.HeaderExpect} {
+			if len(name) >= len(body) && bytes.EqualFold(bytes.TrimSpace(name), []byte(body)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// opens has the connection opened behind the handshake where an event loop serves that.
+func (g *Gateway) opens(upgrade fiber.Handler) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		if err := upgrade(c); err != nil {
+			return err
+		}
+		if a, ok := socket.Arrived(c.Context().Conn()); ok {
+			a.Open(g.judged(func(key string) any { return c.Locals(key) }))
+		}
+		return nil
+	}
+}
+
+// judged returns what begins a connection by what the handlers that judged its handshake have left.
+func (g *Gateway) judged(local func(key string) any) func(*socket.Conn) socket.Handler {
+	if r, ok := local(turnedAwayKey).(admission.Refusal); ok {
+		return g.turnAway(r)
+	}
+	id, _ := local(identityKey).(*auth.Identity)
+	refusal, _ := local(refusalKey).(*auth.Error)
+	return g.begin(local(openerKey).(opener), id, refusal)
+}
+
+// adopt hands an upgraded connection to its event loop, unless that has it. On return the HTTP server drops its end of it.
+func (g *Gateway) adopt(conn *websocket.Conn) {
+	if _, ok := socket.Arrived(conn.NetConn()); ok {
+		return
+	}
+	err := g.loops.Adopt(conn.NetConn(), g.judged(func(key string) any { return conn.Locals(key) }))
 	if err != nil {
 		g.log.Warn("connection not adopted", zap.Error(err))
 	}

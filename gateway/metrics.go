@@ -70,7 +70,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.RingVersion()) })
 	counter("accepted_total", "Client sockets accepted.", func() float64 { return float64(g.loops.Stats().Accepted) })
 	counter("accept_failed_total", "Client sockets that could not be accepted, for want of file descriptors most likely; they are tried again.",
-		func() float64 { return float64(g.accepts.failed.Load()) })
+		func() float64 { return float64(g.accepts.failed.Load() + g.loops.Stats().AcceptFailed) })
 	counter("frames_in_total", "Frames received from clients.", func() float64 { return float64(g.loops.Stats().Messages) })
 	counter("frames_out_total", "Frames queued for clients.", func() float64 { return float64(g.loops.Stats().Frames) })
 	counter("bytes_in_total", "Bytes received from clients.", func() float64 { return float64(g.loops.Stats().BytesIn) })

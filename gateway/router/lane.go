@@ -54,6 +54,7 @@ type lane struct {
 	flights int                // publishes among them,
 	bytes   int                // and their size
 	asks    int                // questions among them
+	late    bool               // notices wait for flushLate
 }
 
 // pending is a request on its way. All but publishes end with the connection.
@@ -425,6 +426,33 @@ func (l *lane) tell(kind linkpb.Kind, item linkpb.Item) {
 	if l.wire != nil {
 		l.wire.Append(kind, item)
 	}
+}
+
+// noticeDelay is how long what the owner is told of a topic's subscribers may wait for company. Nobody waits for it, and
+// a client that comes and goes causes two such items: with a batch for each turn of a loop they were an eighth of a
+// gateway's CPU time when clients come and go, and nearly all of a topic server's (churn: 0.27 → 0.18
+// CPU-s per 1000 cycles).
+const noticeDelay = 10 * time.Millisecond
+
+// notice is tell for an item that may wait. It goes out with whatever is flushed next, in its place.
+func (l *lane) notice(kind linkpb.Kind, item linkpb.Item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wire == nil {
+		return
+	}
+	l.wire.Append(kind, item)
+	if !l.late {
+		l.late = true
+		time.AfterFunc(noticeDelay, l.flushLate)
+	}
+}
+
+func (l *lane) flushLate() {
+	l.mu.Lock()
+	l.late = false
+	l.mu.Unlock()
+	l.flush()
 }
 
 // publish sends a publish, or keeps it for the next connection if the last one was lost just now. Anything but OK is a

@@ -121,11 +121,10 @@ func (l *Local) enter(topic string, c *hub.Channel, from hub.Position) hub.Posit
 	return from
 }
 
-// tell sends the owner an item that has no reply.
+// tell sends the owner an item that has no reply, within noticeDelay.
 func (l *Local) tell(topic string, kind linkpb.Kind, item linkpb.Item) {
 	if lane := l.r.laneOf(topic); lane != nil {
-		lane.tell(kind, item)
-		l.touch(lane)
+		lane.notice(kind, item)
 	}
 }
 

@@ -108,15 +108,20 @@ func (l *Loop) adopt(c *Conn, early []byte, open func(*Conn) Handler) error {
 		return ErrClosed
 	}
 	l.enter(c)
-	c.last = l.now
-	err := error(nil)
 	if c.stream == nil {
-		err = l.poll.add(int(c.fd), int(c.slot))
+		if err := l.poll.add(int(c.fd), int(c.slot)); err != nil {
+			l.forget(c)
+			return fmt.Errorf("socket: adopt: %w", err)
+		}
 	}
-	if err == nil {
-		err = c.open(open)
-	}
-	if err != nil {
+	return l.begin(c, early, open)
+}
+
+// begin opens a connection that was entered, and hands over what was read of
+// it. On an error it gives up the connection.
+func (l *Loop) begin(c *Conn, early []byte, open func(*Conn) Handler) error {
+	c.last = l.now
+	if err := c.open(open); err != nil {
 		l.forget(c)
 		return fmt.Errorf("socket: adopt: %w", err)
 	}
@@ -154,7 +159,7 @@ func (l *Loop) forget(c *Conn) {
 	c.state = stateDead
 	c.dropQueue()
 	if c.stream == nil {
-		l.poll.remove(int(c.fd))
+		l.poll.remove(int(c.fd)) // without a shutdown: if the HTTP server has a descriptor too, it may have something to say
 		c.fd = -1
 	}
 	l.slots[c.slot] = nil

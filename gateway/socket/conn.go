@@ -26,6 +26,16 @@ const (
 	stateAnswered              // close frames both ways; ends when the queue is empty
 	stateFailed                // our close frame is queued; input cannot be parsed any more and is dropped until EOF
 	stateDead                  // finished in this turn, or when its goroutines let go
+
+	stateArriving // before all others: accepted by the loop, and its handshake has not come; nobody else knows it
+)
+
+// traits are what holds for a connection's whole life, in one byte.
+type traits uint8
+
+const (
+	pings traits = 1 << iota // the client need not send anything but pongs
+	sole                     // nobody else has a descriptor of the socket
 )
 
 // Conn is one WebSocket connection. Its methods may be called on its loop
@@ -44,11 +54,11 @@ type Conn struct {
 	// The end, and what puts it off.
 	state    state
 	end      End
-	pings    bool          // the client need not send anything but pongs
+	traits   traits
 	pinged   bool          // since bytes were last received
 	extra    int32         // bytes of the queue that do not count; see MakeRoom
 	cause    error         // what Handler.Closed will get; set on leaving stateOpen
-	deadline time.Duration // of the closing handshake, on the loop's clock
+	deadline time.Duration // of the arrival or of the closing handshake, on the loop's clock
 
 	// Input.
 	torn *torn         // partial frame or message, nil mostly
@@ -186,7 +196,7 @@ func (c *Conn) Answered() bool { return !c.pinged }
 
 // KeepAlive makes the connection ping its peer when half of Config.IdleTimeout has passed in silence. So a client that
 // has nothing to say is not taken for a dead one.
-func (c *Conn) KeepAlive() { c.pings = true }
+func (c *Conn) KeepAlive() { c.traits |= pings }
 
 // Silence gives the time since bytes were last received.
 func (c *Conn) Silence() time.Duration { return c.loop.now - c.last }
@@ -266,7 +276,7 @@ func (c *Conn) finish() {
 	if s != nil {
 		close(s.finished)
 	} else {
-		l.poll.release(int(c.fd))
+		l.poll.release(int(c.fd), c.traits&sole != 0)
 		c.fd = -1
 	}
 	l.count.Open--
@@ -307,7 +317,7 @@ func (c *Conn) expire(now time.Duration) {
 	case c.state == stateOpen && c.torn != nil && now-c.torn.begun >= cfg.MessageTimeout:
 		// Bytes that trickle in, and pings between fragments, put off the idle timeout but not this.
 		c.closeWith(&CloseError{Code: CloseIdleTimeout, Reason: "message not complete in time"}, EndMessageTimeout)
-	case c.pings && !c.pinged && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout/2:
+	case c.traits&pings != 0 && !c.pinged && cfg.IdleTimeout > 0 && now-c.last >= cfg.IdleTimeout/2:
 		c.Ping()
 	}
 }

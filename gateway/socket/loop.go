@@ -34,8 +34,9 @@ type Loop struct {
 	tick  time.Duration
 
 	// Any goroutine.
-	load   atomic.Int64 // connections, those being adopted included
-	asleep atomic.Bool  // set under tasksMu only; see post
+	load     atomic.Int64 // connections, those being adopted included
+	arriving atomic.Int64 // connections before their handshake
+	asleep   atomic.Bool  // set under tasksMu only; see post
 
 	// Guarded by tasksMu.
 	tasksMu sync.Mutex
@@ -51,9 +52,10 @@ type Loop struct {
 
 	// Guarded by turnMu.
 	//
-	// Invariant: slots[c.slot] == c until c is finished. A slot is given out
-	// again only by a task, and connections finish after all events of a turn,
-	// so an event never meets a connection that is not its own.
+	// Invariant: slots[c.slot] == c until c is finished. Connections finish after
+	// all events of a turn, or at their own one (those that arrive), and a poll
+	// gives one event for each; so an event never meets a connection that is not
+	// its own.
 	slots     []*Conn
 	freeSlots []int
 	running   []func() // the tasks of this turn; swapped with tasks
@@ -64,6 +66,7 @@ type Loop struct {
 	witness   func(c *Conn, end End, unsent bool)
 	relieve   func(c *Conn)
 	turn      uint64
+	arrived   int           // handshakes served in this turn
 	now       time.Duration // of this turn
 	nextSweep time.Duration
 	stopping  bool
@@ -159,6 +162,7 @@ func (l *Loop) takeTurns() {
 	for {
 		n := l.wait()
 		l.turn++
+		l.arrived = 0
 		l.now = time.Since(l.start)
 		for i := range n {
 			l.handleEvent(i)
@@ -211,7 +215,11 @@ func (l *Loop) handleEvent(i int) {
 		return
 	}
 	c := l.slots[slot]
-	if c.state == stateDead {
+	switch c.state {
+	case stateDead:
+		return
+	case stateArriving:
+		l.arrive(c)
 		return
 	}
 	if writable {
@@ -313,8 +321,12 @@ func (l *Loop) flushDirty() {
 // sweep enforces the timeouts of all connections.
 func (l *Loop) sweep() {
 	for _, c := range l.slots {
-		if c != nil && c.state != stateDead {
+		switch {
+		case c == nil || c.state == stateDead:
+		case c.state != stateArriving:
 			c.expire(l.now)
+		case l.now >= c.deadline:
+			l.turnAway(c)
 		}
 	}
 	for _, f := range l.onTick {
@@ -359,7 +371,11 @@ func (l *Loop) publish() {
 func (l *Loop) stop() {
 	l.stopping = true
 	for _, c := range l.slots {
-		if c != nil {
+		switch {
+		case c == nil:
+		case c.state == stateArriving:
+			l.turnAway(c)
+		default:
 			c.die(ErrClosed, EndStopped)
 		}
 	}

@@ -4,6 +4,7 @@ package socket
 
 import (
 	"net"
+	"os"
 	"time"
 )
 
@@ -54,7 +55,8 @@ func (p *poller) event(int) (slot int, readable, writable, broken bool) {
 
 func (p *poller) add(int, int) error                 { return errNotPollable }
 func (p *poller) watchWritable(int, int, bool) error { return errNotPollable }
-func (p *poller) release(int)                        {}
+func (p *poller) release(int, bool)                  {}
+func (p *poller) forget(int)                         {}
 func (p *poller) remove(int)                         {}
 
 func readFD(int, []byte) (int, error)  { return 0, errNotPollable }
@@ -63,5 +65,12 @@ func pendingError(int) error           { return errNotPollable }
 func closeWriteFD(int)                 {}
 func closeFD(int)                      {}
 func peerAddr(int) string              { return "" }
+func remoteAddr(int) net.Addr          { return nil }
+func localAddr(int) net.Addr           { return nil }
+func acceptFD(int) (int, error)        { return -1, errNotPollable }
+func isNobody(error) bool              { return true }
+func isLack(error) bool                { return false }
+
+func listenFile(*net.TCPListener) (*os.File, error) { return nil, errNotPollable }
 
 func dupSocket(net.Conn) (int, error) { return -1, errNotPollable }

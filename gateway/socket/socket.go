@@ -161,6 +161,8 @@ type Loops struct {
 	lastID atomic.Uint64
 	joined sync.WaitGroup
 	budget budget
+
+	listener atomic.Pointer[Listener] // nil before Listen
 }
 
 // New starts the loops. The caller must Close them.
@@ -196,6 +198,16 @@ func (ls *Loops) Conns() int {
 	n := int64(0)
 	for _, l := range ls.loops {
 		n += l.load.Load()
+	}
+	return int(n)
+}
+
+// Arriving gives the number of connections before the end of their handshake,
+// of those that Listen gives to the loops.
+func (ls *Loops) Arriving() int {
+	n := int64(0)
+	for _, l := range ls.loops {
+		n += l.arriving.Load()
 	}
 	return int(n)
 }
@@ -243,21 +255,30 @@ func (ls *Loops) Each(f func(*Conn)) {
 // then. Tasks posted before Close still run; later ones are dropped. It must
 // not be called on a loop. Calling it again waits too.
 func (ls *Loops) Close() {
+	if in := ls.listener.Load(); in != nil {
+		_ = in.Close()
+	}
 	for _, l := range ls.loops {
 		l.Post(l.stop)
 	}
 	ls.joined.Wait()
 }
 
-// pick chooses the loop with the fewest connections and counts one more.
-// Two callers may pick the same loop; the next ones even it out.
+// pick chooses the emptiest loop and counts one more connection. Two callers
+// may pick the same loop; the next ones even it out.
 func (ls *Loops) pick() *Loop {
-	best := ls.loops[0]
-	for _, l := range ls.loops[1:] {
-		if l.load.Load() < best.load.Load() {
-			best = l
+	l := ls.emptiest()
+	l.load.Add(1)
+	return l
+}
+
+// emptiest gives the loop with the fewest connections.
+func (ls *Loops) emptiest() *Loop {
+	best, least := ls.loops[0], int64(math.MaxInt64)
+	for _, l := range ls.loops {
+		if n := l.load.Load() + l.arriving.Load(); n < least {
+			best, least = l, n
 		}
 	}
-	best.load.Add(1)
 	return best
 }

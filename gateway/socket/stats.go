@@ -46,6 +46,8 @@ type Stats struct {
 	Writes   uint64 // write calls
 	Excess   uint64 // frames over Config.Frames
 	Panics   uint64 // of handlers and of posted tasks
+
+	AcceptFailed uint64 // accepts that failed for want of descriptors or memory
 }
 
 func (s *Stats) add(o *Stats) {
@@ -72,6 +74,9 @@ func (ls *Loops) Stats() Stats {
 		l.statsMu.Lock()
 		sum.add(&l.published)
 		l.statsMu.Unlock()
+	}
+	if in := ls.listener.Load(); in != nil {
+		sum.AcceptFailed = in.failed.Load()
 	}
 	return sum
 }

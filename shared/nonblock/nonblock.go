@@ -41,3 +41,6 @@ func Write(fd int, p []byte) (int, error) {
 		}
 	}
 }
+
+// Close closes the descriptor of a socket that does not linger.
+func Close(fd int) { closeRaw(fd) }

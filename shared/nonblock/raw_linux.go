@@ -16,3 +16,5 @@ func raw(trap uintptr, fd int, p []byte) (int, error) {
 	}
 	return int(n), nil
 }
+
+func closeRaw(fd int) { _, _, _ = syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0) }

@@ -1,0 +1,163 @@
+package socket
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Arrival is a connection whose handshake is served on a loop, as the HTTP
+// server sees it: it can read that one request and write the answer.
+type Arrival struct {
+	fd     int
+	head   []byte // of the request, what is still to be read; the loop's own memory
+	dry    bool   // the server wanted to read more
+	failed error  // what writing came to
+	open   func(*Conn) Handler
+}
+
+// Arrived gives the connection below nc if it is served on a loop.
+func Arrived(nc net.Conn) (a *Arrival, ok bool) {
+	a, ok = unwrap(nc).(*Arrival)
+	return a, ok
+}
+
+// Open makes the connection a WebSocket once the answer to the handshake is
+// written, as Loops.Adopt does: open is called then, on the loop. It is to be
+// called by whoever serves the handshake, before Door.Serve returns.
+func (a *Arrival) Open(open func(*Conn) Handler) { a.open = open }
+
+// Read gives the request, then io.EOF.
+func (a *Arrival) Read(p []byte) (int, error) {
+	if len(a.head) == 0 {
+		a.dry = true
+		return 0, io.EOF
+	}
+	n := copy(p, a.head)
+	a.head = a.head[n:]
+	return n, nil
+}
+
+// Write writes at once. The socket is new and takes any answer to a handshake.
+func (a *Arrival) Write(p []byte) (int, error) {
+	n, err := writeFD(a.fd, p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		a.failed = err
+	}
+	return n, err
+}
+
+// Close does nothing: the loop sees to that when the handshake is served.
+func (a *Arrival) Close() error { return nil }
+
+// LocalAddr implements net.Conn.
+func (a *Arrival) LocalAddr() net.Addr { return localAddr(a.fd) }
+
+// RemoteAddr implements net.Conn. It asks the socket each time.
+func (a *Arrival) RemoteAddr() net.Addr { return remoteAddr(a.fd) }
+
+// SetDeadline and its like do nothing: neither Read nor Write waits.
+func (a *Arrival) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline does nothing.
+func (a *Arrival) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline does nothing.
+func (a *Arrival) SetWriteDeadline(time.Time) error { return nil }
+
+// welcome enters an accepted connection. It owns the descriptor.
+func (l *Loop) welcome(in *Listener, fd int) {
+	if l.stopping {
+		closeFD(fd)
+		return
+	}
+	c := &Conn{loop: l, fd: int32(fd), traits: sole, state: stateArriving, deadline: l.now + in.door.Timeout}
+	l.enter(c)
+	l.arriving.Add(1)
+	if err := l.poll.add(fd, int(c.slot)); err != nil {
+		l.cfg.Log.Warn("cannot watch a connection", zap.Error(err))
+		l.turnAway(c)
+	}
+}
+
+// arrive reads what a connection says first, and serves it or passes it on. A
+// loop that has served enough in this turn finds it again in the next.
+func (l *Loop) arrive(c *Conn) {
+	if l.arrived >= maxArrivals {
+		return
+	}
+	n, err := readFD(int(c.fd), l.readBuf)
+	l.count.Reads++
+	switch {
+	case err != nil:
+		l.turnAway(c)
+		return
+	case n == 0:
+		return
+	}
+	in, head := l.all.listener.Load(), l.readBuf[:n]
+	if bytes.Index(head, headEnd) != n-len(headEnd) || !in.door.Quick(head) {
+		l.passOn(c, in, bytes.Clone(head))
+		return
+	}
+	l.arrived++
+	a := &Arrival{fd: int(c.fd), head: head}
+	err = l.serve(in, a)
+	switch {
+	case err != nil || a.failed != nil:
+		l.turnAway(c)
+	case a.open != nil:
+		l.load.Add(1)
+		l.arriving.Add(-1)
+		c.id, c.state, c.deadline = l.all.lastID.Add(1), stateOpen, 0
+		if err := l.begin(c, nil, a.open); err != nil {
+			l.load.Add(-1)
+			l.cfg.Log.Warn("connection not opened", zap.Error(err))
+		}
+	case a.dry:
+		l.passOn(c, in, nil)
+	default:
+		l.turnAway(c)
+	}
+}
+
+var headEnd = []byte("\r\n\r\n")
+
+// serve serves a handshake.
+func (l *Loop) serve(in *Listener, a *Arrival) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			l.countPanic("handshake", r)
+			err = errors.New("handshake panicked")
+		}
+	}()
+	return in.door.Serve(a)
+}
+
+// turnAway ends a connection that has not become a WebSocket.
+func (l *Loop) turnAway(c *Conn) {
+	l.poll.release(int(c.fd), true)
+	l.unmeet(c)
+}
+
+// passOn gives a connection to the HTTP server, with what was read of it.
+func (l *Loop) passOn(c *Conn, in *Listener, head []byte) {
+	l.poll.forget(int(c.fd))
+	in.pass(int(c.fd), head)
+	l.unmeet(c)
+}
+
+// unmeet takes a connection that has not become a WebSocket out of the loop.
+func (l *Loop) unmeet(c *Conn) {
+	c.state, c.fd = stateDead, -1
+	l.slots[c.slot] = nil
+	l.freeSlots = append(l.freeSlots, int(c.slot))
+	l.arriving.Add(-1)
+}
