@@ -228,10 +228,11 @@ func (b *broker) publish(c *brokerConn, t *brokerTopic, f phx.Frame) {
 	pos, known := t.ids[opts.ID]
 	if !known || b.bug == "forgets ids" {
 		pos = record.Position{Epoch: t.epoch, Offset: uint64(len(t.log) + 1)}
-		late := t.hole > 0
+		// Some publishes later, so that whoever fills the hole has begun after the one behind it was answered.
+		late := t.hole > 0 && uint64(len(t.log)) >= t.hole+4
 		if late {
 			pos.Offset, t.hole = t.hole, 0
-		} else if b.bug == "fills holes later" && b.turn(11) {
+		} else if b.bug == "fills holes later" && t.hole == 0 && b.turn(11) {
 			t.hole = pos.Offset
 			t.log = append(t.log, brokerMessage{pos, parts[1]})
 			pos.Offset++

@@ -19,7 +19,7 @@ func TestVerifyRefusesOptions(t *testing.T) {
 		{"--topics 101 --rate -1", "topics is 101: must be 1 to 100\nrate is -1"},
 		{"--in-process --faults churn,cut", "faults of class cut need nodes in processes of their own"},
 		{"--tamper eat", "must be drop, double or swap"},
-		{"--scenario fire", `no scenario "fire": there are [cut gateway-kills owner-restart reconnects rings]`},
+		{"--scenario fire", fmt.Sprintf(`no scenario "fire": there are %v`, verify.Scenarios())},
 		{"--scenario cut --faults ring", "a scenario has faults of its own"},
 		{"--scenario cut --joins 11 --rate -1", "rate is -1: must be 0.1 to 100000\njoins is 11: must be 1 to 10"},
 		{"more", "usage"},
