@@ -16,6 +16,6 @@ func TestConsole(t *testing.T) {
 	}
 	s := newClientSite(t)
 	page := func(i int) string { return "http://" + s.gateways[i].addr + "/" }
-	results := s.drive(t, []string{"CHROMIUM=" + browser}, filepath.Join(scripts, "clients", "console.mjs"), artefacts(t), page(0), page(1))
+	results := s.drive(t, []string{"CHROMIUM=" + browser}, "node", filepath.Join(scripts, "clients", "console.mjs"), artefacts(t), page(0), page(1))
 	report(t, "console.txt", results)
 }

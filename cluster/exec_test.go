@@ -41,8 +41,11 @@ func TestMain(m *testing.M) {
 		"topicserver": "github.com/ringcast/ringcast/topicserver/cmd/topicserver",
 		"ringcast":    "github.com/ringcast/ringcast/cluster/cmd/ringcast",
 	} {
-		binaries.build[name] = sync.OnceValues(func() (string, error) { return build(name, pkg) })
+		binaries.build[name] = sync.OnceValues(func() (string, error) { return build(name, pkg, raceFlag()...) })
 	}
+	binaries.build["phxclient"] = sync.OnceValues(func() (string, error) {
+		return build("phxclient", "github.com/ringcast/ringcast/cluster/phxclient") // races by itself
+	})
 	for _, name := range []string{"gateway", "topicserver"} {
 		binaries.build["old-"+name] = sync.OnceValues(func() (string, error) { return buildOld(name) })
 	}
@@ -51,21 +54,26 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build builds a program, with the race detector if this test has it.
-func build(name, pkg string) (string, error) {
+// build builds a program.
+func build(name, pkg string, flags ...string) (string, error) {
 	path := filepath.Join(binaries.dir, name)
-	args := []string{"build", "-o", path}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, setting := range info.Settings {
-			if setting.Key == "-race" && setting.Value == "true" {
-				args = append(args, "-race")
-			}
-		}
-	}
+	args := append([]string{"build", "-o", path}, flags...)
 	if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
 	}
 	return path, nil
+}
+
+// raceFlag returns -race if this test has the race detector.
+func raceFlag() []string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "-race" && setting.Value == "true" {
+				return []string{"-race"}
+			}
+		}
+	}
+	return nil
 }
 
 // program returns the path of a built program.

@@ -53,28 +53,30 @@ func (s *clientSite) add() *gatewayProc {
 	return g
 }
 
-// Unmodified client libraries, driven by Node programs, against two gateways.
+// Unmodified client libraries, driven by a program each, against two gateways.
 func TestRealClients(t *testing.T) {
 	scripts := needNode(t)
 	s := newClientSite(t)
 	urls := []string{s.gateways[0].url(), s.gateways[1].url()}
 	var all []clientResult
 	ran := 0
-	for _, program := range clientPrograms {
-		t.Run(strings.Join(program, " "), func(t *testing.T) {
-			args := append([]string{filepath.Join(scripts, "clients", program[0])}, program[1:]...)
-			results := s.drive(t, nil, append(args, urls...)...)
-			all = append(all, results...)
+	play := func(name string, args ...string) {
+		t.Run(name, func(t *testing.T) {
+			all = append(all, s.drive(t, nil, append(args, urls...)...)...)
 			ran++
 		})
 	}
+	for _, p := range clientPrograms {
+		play(strings.Join(p, " "), append([]string{"node", filepath.Join(scripts, "clients", p[0])}, p[1:]...)...)
+	}
+	play("phxclient", program(t, "phxclient"))
 	report(t, "realclients.txt", all)
-	if !t.Failed() && ran == len(clientPrograms) { // a run of some says nothing about the table
+	if !t.Failed() && ran == len(clientPrograms)+1 { // a run of some says nothing about the table
 		checkREADME(t, matrix(all))
 	}
 }
 
-// clientPrograms are the programs that drive client libraries, with what each is to drive.
+// clientPrograms are the Node programs that drive client libraries, with what each is to drive.
 var clientPrograms = [][]string{
 	{"phoenix.mjs", "1.3"}, {"phoenix.mjs", "1.4"}, {"phoenix.mjs", "1.5"}, {"phoenix.mjs", "1.6"}, {"phoenix.mjs", "1.7"}, {"phoenix.mjs", "1.8"},
 	{"longpoll.mjs", "1.3"}, {"longpoll.mjs", "1.4"}, {"longpoll.mjs", "1.5"}, {"longpoll.mjs", "1.6"}, {"longpoll.mjs", "1.7"}, {"longpoll.mjs", "1.8"},
@@ -144,10 +146,10 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// drive runs a Node program, does to the cluster what it asks for, and fails the test for each scenario that failed.
+// drive runs a client program, does to the cluster what it asks for, and fails the test for each scenario that failed.
 func (s *clientSite) drive(t *testing.T, env []string, args ...string) []clientResult {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "node", args...)
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = dieWithParent()
 	var stderr output
@@ -182,7 +184,7 @@ func (s *clientSite) drive(t *testing.T, env []string, args ...string) []clientR
 		say("%s %s, %s: %s %s", line.Client, line.Version, line.Scenario, line.Result, line.Detail)
 	}
 	if err := cmd.Wait(); err != nil || lines.Err() != nil {
-		t.Errorf("node %v: %v %v", args, err, lines.Err())
+		t.Errorf("%v: %v %v", args, err, lines.Err())
 	}
 	if len(results) == 0 || t.Failed() {
 		t.Errorf("%d results; stderr:\n%s", len(results), stderr.String())

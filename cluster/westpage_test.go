@@ -15,6 +15,6 @@ func TestW31_WebPage(t *testing.T) {
 	}
 	s := newClientSite(t)
 	page := func(i int) string { return "http://" + s.gateways[i].addr + "/" }
-	results := s.drive(t, []string{"CHROMIUM=" + browser}, filepath.Join(scripts, "clients", "west.mjs"), page(0), page(1))
+	results := s.drive(t, []string{"CHROMIUM=" + browser}, "node", filepath.Join(scripts, "clients", "west.mjs"), page(0), page(1))
 	report(t, "westpage.txt", results)
 }
