@@ -72,15 +72,15 @@ func (a *Arrival) SetReadDeadline(time.Time) error { return nil }
 // SetWriteDeadline does nothing.
 func (a *Arrival) SetWriteDeadline(time.Time) error { return nil }
 
-// welcome enters an accepted connection. It owns the descriptor.
+// welcome enters an accepted connection, which is counted as arriving. It owns the descriptor.
 func (l *Loop) welcome(in *Listener, fd int) {
 	if l.stopping {
+		l.arriving.Add(-1)
 		closeFD(fd)
 		return
 	}
 	c := &Conn{loop: l, fd: int32(fd), traits: sole, state: stateArriving, deadline: l.now + in.door.Timeout}
 	l.enter(c)
-	l.arriving.Add(1)
 	if err := l.poll.add(fd, int(c.slot)); err != nil {
 		l.cfg.Log.Warn("cannot watch a connection", zap.Error(err))
 		l.turnAway(c)
@@ -115,7 +115,7 @@ func (l *Loop) arrive(c *Conn) {
 		l.turnAway(c)
 	case a.open != nil:
 		l.load.Add(1)
-		l.arriving.Add(-1)
+		l.met(c)
 		c.id, c.state, c.deadline = l.all.lastID.Add(1), stateOpen, 0
 		if err := l.begin(c, nil, a.open); err != nil {
 			l.load.Add(-1)
@@ -159,5 +159,13 @@ func (l *Loop) unmeet(c *Conn) {
 	c.state, c.fd = stateDead, -1
 	l.slots[c.slot] = nil
 	l.freeSlots = append(l.freeSlots, int(c.slot))
-	l.arriving.Add(-1)
+	l.met(c)
+}
+
+// met counts a connection as arriving no more.
+func (l *Loop) met(c *Conn) {
+	if c.traits&silent == 0 {
+		l.arriving.Add(-1)
+	}
+	c.traits &^= silent
 }

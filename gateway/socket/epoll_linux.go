@@ -168,8 +168,8 @@ func (p *poller) watchWritable(fd, slot int, on bool) error {
 // the shutdown the peer would wait for that one.
 func (p *poller) release(fd int, sole bool) {
 	if sole {
-		p.removed.Add(1)
 		nonblock.Close(fd) // takes it out of the set too
+		p.removed.Add(1)   // not sooner: a wait between the two would find the descriptor and not be stale
 		return
 	}
 	_ = unix.Shutdown(fd, unix.SHUT_RDWR)

@@ -15,6 +15,9 @@ import (
 // maxArrivals is how many handshakes a loop serves in one turn: it has sockets to serve too.
 const maxArrivals = 32
 
+// maxPassed is how many connections may wait for the HTTP server. It takes them as they come, unless it has more to do than it can.
+const maxPassed = 256
+
 // acceptPause is the wait after a lack of descriptors or memory.
 const acceptPause = 100 * time.Millisecond
 
@@ -36,8 +39,8 @@ type Door struct {
 	// server gets who connects, and can refuse them.
 	Late func() bool
 
-	// Most is how many connections may be before the end of their handshake.
-	// While there are as many, one more is accepted each Pause: so those who
+	// Most is how many connections may be before the end of their handshake,
+	// and wait for the HTTP server. While there are as many, one more is accepted each Pause: so those who
 	// connect and say nothing do not lock others out.
 	Most  int
 	Pause time.Duration
@@ -87,8 +90,9 @@ type Listener struct {
 	close  sync.Once
 	failed atomic.Uint64 // accepts, for want of descriptors or memory
 
-	mu     sync.Mutex
-	passed []passed
+	waiting atomic.Int64 // len(passed)
+	mu      sync.Mutex
+	passed  []passed
 }
 
 // passed is a connection that is not for the loops, with what was read of it.
@@ -104,14 +108,15 @@ func (in *Listener) Addr() net.Addr { return in.addr }
 func (in *Listener) Close() error {
 	var err error
 	in.close.Do(func() {
-		err = in.file.Close()
 		close(in.closed)
+		err = in.file.Close() // waits for accept
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		for _, p := range in.passed {
 			_ = p.file.Close()
 		}
 		in.passed = nil
+		in.waiting.Store(0)
 	})
 	return err
 }
@@ -138,7 +143,12 @@ func (in *Listener) acceptAll() {
 // accept accepts all who wait. An error is a lack of something.
 func (in *Listener) accept(lis int) error {
 	for {
-		for end := time.Now().Add(in.door.Pause); in.loops.Arriving() >= in.door.Most && time.Now().Before(end); {
+		select {
+		case <-in.closed:
+			return nil
+		default:
+		}
+		for end := time.Now().Add(in.door.Pause); in.loops.Arriving()+int(in.waiting.Load()) >= in.door.Most && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
 		}
 		fd, err := acceptFD(lis)
@@ -147,7 +157,9 @@ func (in *Listener) accept(lis int) error {
 			in.pass(fd, nil)
 		case err == nil:
 			l := in.loops.emptiest()
+			l.arriving.Add(1) // before the loop gets to it: else a crowd would all go to one loop that is busy
 			if !l.run(nil, func() { l.welcome(in, fd) }) {
+				l.arriving.Add(-1)
 				closeFD(fd)
 			}
 		case isLack(err):
@@ -159,20 +171,22 @@ func (in *Listener) accept(lis int) error {
 }
 
 // Accept implements net.Listener. After an error that is not net.ErrClosed, a lack of descriptors most likely, it can be
-// called again: the connection is kept.
+// called again; one connection is lost then, and its descriptors with it.
 func (in *Listener) Accept() (net.Conn, error) {
 	for {
 		in.mu.Lock()
 		if len(in.passed) > 0 {
 			p := in.passed[0]
-			nc, err := net.FileConn(p.file)
-			if err == nil {
-				in.passed[0] = passed{}
-				in.passed = in.passed[1:]
-				_ = p.file.Close()
-			}
+			in.passed[0] = passed{}
+			in.passed = in.passed[1:]
+			in.waiting.Add(-1)
 			in.mu.Unlock()
-			return &readConn{Conn: nc, head: p.head}, err
+			nc, err := net.FileConn(p.file)
+			_ = p.file.Close()
+			if err != nil {
+				return nil, err
+			}
+			return &readConn{Conn: nc, head: p.head}, nil
 		}
 		in.mu.Unlock()
 		select {
@@ -183,7 +197,7 @@ func (in *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// pass gives a connection to Accept. It owns fd.
+// pass gives a connection to Accept, or ends it if too many wait there. It owns fd.
 func (in *Listener) pass(fd int, head []byte) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -193,6 +207,11 @@ func (in *Listener) pass(fd int, head []byte) {
 		return
 	default:
 	}
+	if len(in.passed) >= maxPassed {
+		closeFD(fd)
+		return
+	}
+	in.waiting.Add(1)
 	in.passed = append(in.passed, passed{os.NewFile(uintptr(fd), "client"), head})
 	select {
 	case in.queued <- struct{}{}:

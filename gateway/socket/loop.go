@@ -35,7 +35,7 @@ type Loop struct {
 
 	// Any goroutine.
 	load     atomic.Int64 // connections, those being adopted included
-	arriving atomic.Int64 // connections before their handshake
+	arriving atomic.Int64 // connections before their handshake, but for those that are silent, and with those whose welcome is posted
 	asleep   atomic.Bool  // set under tasksMu only; see post
 
 	// Guarded by tasksMu.
@@ -327,6 +327,9 @@ func (l *Loop) sweep() {
 			c.expire(l.now)
 		case l.now >= c.deadline:
 			l.turnAway(c)
+		case c.traits&silent == 0:
+			c.traits |= silent // waiting for it costs nothing, so it keeps nobody out any more
+			l.arriving.Add(-1)
 		}
 	}
 	for _, f := range l.onTick {
