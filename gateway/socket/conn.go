@@ -298,6 +298,15 @@ func (c *Conn) callClosed() {
 	c.handler.Closed(c, c.cause)
 }
 
+// trickles reports whether the full socket takes some bytes after all. The kernel tells of room only when a third of its
+// buffer is free, which takes long where the client reads slowly, but steadily.
+func (c *Conn) trickles() bool {
+	before := len(c.out)
+	c.blocked = false
+	c.flush()
+	return len(c.out) < before
+}
+
 // expire enforces the timeouts at the loop's time now.
 func (c *Conn) expire(now time.Duration) {
 	cfg := c.loop.cfg
@@ -309,7 +318,7 @@ func (c *Conn) expire(now time.Duration) {
 	switch {
 	case c.state != stateOpen && now >= c.deadline:
 		c.die(nil, c.end)
-	case c.armed && now-c.full >= cfg.WriteTimeout:
+	case c.armed && now-c.full >= cfg.WriteTimeout && !c.trickles():
 		c.die(ErrWriteTimeout, EndWriteTimeout)
 	case slowLong:
 		c.overflow(EndSlowLong)

@@ -285,6 +285,32 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
+// Who reads slowly but steadily is not taken for one that reads nothing, though the kernel tells of no room for longer than
+// the timeout: it waits for a third of its buffer.
+func TestTricklesAreNoWriteTimeout(t *testing.T) {
+	t.Parallel()
+	ls := start(t, Config{Loops: 1, MaxQueueBytes: 64 << 20, WriteTimeout: 400 * time.Millisecond})
+	client, accepted := tcpPair(t)
+	h := newProbe(nil)
+	c := adopt(t, ls, accepted, h)
+	onLoop(t, c.Loop(), func() { c.Send(OpBinary, make([]byte, 32<<20)) })
+	pace := time.NewTicker(50 * time.Millisecond)
+	defer pace.Stop()
+	for buf := make([]byte, 128<<10); ; <-pace.C { // 2.5 MiB a second
+		if _, err := io.ReadFull(client, buf); err != nil {
+			t.Fatal(err)
+		}
+		if out := ls.Stats().BytesOut; out > 12<<20 {
+			break
+		}
+	}
+	select {
+	case err := <-h.closed:
+		t.Fatalf("Closed(%v)", err)
+	default:
+	}
+}
+
 // A queue that waited for the socket goes out when the peer reads, and its
 // memory is given back.
 func TestQueueDrains(t *testing.T) {
