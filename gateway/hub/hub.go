@@ -504,11 +504,12 @@ func (h *Hub) isOwn(c *Channel, p Position) bool {
 	return found
 }
 
-// Send sends one message to one channel, which need not be in the hub: what it missed while it was away.
+// Send sends one message to one channel, which need not be in the hub: what it missed while it was away. What has no
+// position is not the topic's, and so neither waits for a slow client nor is skipped.
 func (h *Hub) Send(c *Channel, m *Message) {
 	switch {
 	case m.Binary && !c.Codec.Carries(&m.Push):
-	case c.Slow != SlowClose && (c.lagging || c.Conn.Behind()):
+	case c.Slow != SlowClose && m.Position != (Position{}) && (c.lagging || c.Conn.Behind()):
 		h.hold(c, m)
 	default:
 		h.sendCopy(c, m)

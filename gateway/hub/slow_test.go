@@ -228,6 +228,50 @@ func testSlowPolicy(t *testing.T, stream bool, c *Channel) {
 	})
 }
 
+// What is sent to a slow channel and is no message of the topic, as the state of its presence, neither waits aside nor is skipped.
+func TestWhatHasNoPositionIsNotSkipped(t *testing.T) {
+	for _, policy := range []Slow{SlowDropOldest, SlowLatest} {
+		t.Run(policy.String(), func(t *testing.T) {
+			r := slowRig(t, 256<<10)
+			c := &Channel{JoinRef: codec.Ref(`"1"`), Slow: policy, Positions: true}
+			p, conn := r.slowly(false, c)
+			full := uint64(0)
+			for behind := false; !behind; {
+				full++
+				r.deliver(bulk(full))
+				r.turn(func() { behind = conn.Behind() })
+			}
+			state := func() { r.hub.Send(c, NewPush("room", "presence_state", []byte(`{}`))) }
+			r.turn(state)
+			r.deliver(bulk(full + 1))
+			r.turn(state)
+			last := full + 200
+			for offset := full + 2; offset <= last; offset++ {
+				r.deliver(bulk(offset))
+			}
+			follow(t, p, c.Codec, true, full)
+			for range 2 {
+				if g := parse(t, p.read(), c.Codec); g.event != "presence_state" || g.ref != "" {
+					t.Fatalf("got %+v, want the state", g)
+				}
+			}
+			skipped := 0
+			for next := full + 1; next <= last; next++ {
+				g := parse(t, p.read(), c.Codec)
+				if g.event == EventSkipped && g.from == (Position{1, next}) && g.count == int(g.to.Offset-g.from.Offset+1) {
+					skipped += g.count
+					next = g.to.Offset
+				} else if g.n != next {
+					t.Fatalf("%+v, where %d is next", g, next)
+				}
+			}
+			if n := r.hub.Skips().Skipped[policy].Load(); skipped == 0 || n != uint64(skipped) {
+				t.Errorf("%d counted, %d told", n, skipped)
+			}
+		})
+	}
+}
+
 // Binary messages wait and are skipped like any others; their frames are binary, the notice is text.
 func TestSlowBinary(t *testing.T) {
 	const last = 200
