@@ -137,3 +137,35 @@ func TestAJoinDoesNotWaitForItsTopicsTurn(t *testing.T) {
 		t.Errorf("announced %d times when its turn came", announced)
 	}
 }
+
+// A join that comes while a new connection is being opened, and subscribes its topic first, does not keep the topic's other
+// subscribers from being announced.
+func TestAJoinWhileTheLaneOpensHidesNoSubscribers(t *testing.T) {
+	w := newWorld(t, 1, twoLoops(t))
+	o := w.start()
+	name := "hall"
+	for i := 0; w.r.shard(name) == &w.r.shards[0]; i++ {
+		name = fmt.Sprint("hall-", i)
+	}
+	first, conn := w.joined(o, name, 1, 0)
+	second := w.member(name)
+	o.gate.down.Store(true)
+	conn.cut()
+	w.eventually("the lane is lost", func() bool { return w.logs.FilterMessage("link lost; dialing again").Len() == 1 })
+
+	w.r.shards[0].mu.Lock() // the lane goes live, and does not get to the topic
+	o.gate.down.Store(false)
+	w.eventually("the lane is live", func() bool {
+		_, live := w.r.laneOf(name).queued()
+		return live
+	})
+	second.onLoop(second.join)
+	o.expect("hello gw 0/1")
+	u := o.expect("subscribe " + name + " since 1:0")
+	w.r.shards[0].mu.Unlock()
+
+	o.joins(first)
+	u.accept(1, 0)
+	second.wantOK(1, 0)
+	o.joins(second)
+}

@@ -233,9 +233,9 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 		s := &l.r.shards[i]
 		s.mu.Lock()
 		for _, sub := range s.topics {
-			// A subscription made since the lane went live has been sent already.
-			if sub.lane == l && sub.wanted && sub.fetch.ref == 0 {
-				if topics++; sub.awaited() {
+			// A join since the lane went live has subscribed its topic already; the other subscribers are still to be announced.
+			if sub.lane == l && sub.wanted {
+				if topics++; sub.fetch.ref != 0 || sub.awaited() {
 					l.in.resume(sub)
 				} else {
 					l.in.again = append(l.in.again, sub)
