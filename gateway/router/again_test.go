@@ -169,3 +169,26 @@ func TestAJoinWhileTheLaneOpensHidesNoSubscribers(t *testing.T) {
 	second.wantOK(1, 0)
 	o.joins(second)
 }
+
+// What the owner answered late over the last connection does not count over the next one.
+func TestANewConnectionDoesNotBeginStalled(t *testing.T) {
+	w, o, conn := subscribed(t, 2*resubscribes+100)
+	conn.cut()
+	hello := o.expect("hello gw 0/1")
+	o.subscribes(resubscribes)
+	hello.send(linkpb.KindDownPing, &linkpb.Ping{})
+	hello.topic = "nobody's"
+	hello.fanOut(1, 1)
+	w.eventually("the ping was handled", func() bool { return w.r.Stats().Stray == 1 })
+	hello.cut()
+
+	hello = o.expect("hello gw 0/1")
+	o.subscribes(resubscribes)
+	hello.send(linkpb.KindDownPing, &linkpb.Ping{})
+	hello.topic = "nobody's"
+	hello.fanOut(1, 2)
+	w.eventually("the ping was handled", func() bool { return w.r.Stats().Stray == 2 })
+	m := w.member("hall")
+	m.onLoop(m.join)
+	o.expect("subscribe hall") // and none of the others
+}

@@ -285,7 +285,7 @@ func (l *lane) resendLocked(sameProcess bool) (unknown []*publish) {
 // lost ends what belonged to the connection. Publishes wait for the next one.
 func (l *lane) lost() {
 	l.r.stats.lanesLost.Add(1)
-	l.in.again, l.in.resuming = nil, 0
+	l.in.again, l.in.resuming, l.in.stalled = nil, 0, false
 	l.mu.Lock()
 	l.wire, l.since = nil, time.Now()
 	for ref, p := range l.pending {
