@@ -77,7 +77,7 @@ func (c *Conn) queued() int { return c.Waiting() - int(c.extra) }
 
 // MakeRoom reports whether a message of n bytes may be sent now. It may if it
 // fits into the queue or, however long it is, if nothing else waits; then it
-// does not count against Config.MaxQueueBytes until the queue is empty again.
+// does not count against Config.MaxQueueBytes: what waits behind it does.
 func (c *Conn) MakeRoom(n int) bool {
 	n += maxHeader
 	if c.state != stateOpen || c.queued()+n <= c.loop.cfg.MaxQueueBytes {
@@ -249,6 +249,7 @@ func (c *Conn) taken(n int) {
 	if n > 0 || !c.armed {
 		c.full = l.now
 	}
+	c.extraTaken(n)
 	tail, rest := frameTail(c.out, int(c.tail), n), c.out[n:]
 	if len(rest) <= l.cfg.SoftQueueBytes {
 		c.over = 0
@@ -262,6 +263,9 @@ func (c *Conn) taken(n int) {
 	c.blocked = true
 	c.watch(true)
 }
+
+// extraTaken notes that n bytes of the queue went: those of the message that MakeRoom made room for come first.
+func (c *Conn) extraTaken(n int) { c.extra = int32(max(0, int(c.extra)-n)) }
 
 // watch turns waiting for room on or off.
 func (c *Conn) watch(on bool) {

@@ -410,6 +410,27 @@ func TestMakeRoom(t *testing.T) {
 	})
 }
 
+// The room that was made for a long message goes with it, though others wait behind it all the time.
+func TestRoomGoesWithItsMessage(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		const limit, long = 256 << 10, 1 << 20
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: limit, WriteTimeout: time.Hour})
+		client, accepted := slowPair(t)
+		c := adopt(t, ls, server(accepted), newProbe(nil))
+		message, rest := strings.Repeat("x", long), strings.Repeat("y", limit-100)
+		onLoop(t, c.Loop(), func() {
+			c.MakeRoom(long)
+			c.Send(OpText, []byte(message))
+		})
+		onLoop(t, c.Loop(), func() { c.Send(OpText, []byte(rest)) })
+		newPeer(t, client).want(OpText, message)
+		eventually(t, "what waits counts", func() (counts bool) {
+			onLoop(t, c.Loop(), func() { counts = c.Waiting() > 0 && c.queued() == c.Waiting() })
+			return counts
+		})
+	})
+}
+
 // The frame that is begun when the queue overflows is finished, wherever the
 // kernel stopped.
 func TestOverflowKeepsBegunFrame(t *testing.T) {

@@ -151,7 +151,7 @@ func (c *Conn) streamWritten(buf []byte, n int, err error) {
 		s.sending = slices.Clone(buf[n+frameTail(buf, 0, n):]) // for those who ask what became of it
 	}
 	c.blocked = false
-	if len(c.out) == 0 {
+	if c.extraTaken(n); len(c.out) == 0 {
 		c.extra = 0
 	}
 	l.count.QueueBytes -= uint64(len(buf))
