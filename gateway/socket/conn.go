@@ -303,7 +303,7 @@ func (c *Conn) callClosed() {
 func (c *Conn) trickles() bool {
 	before := len(c.out)
 	c.blocked = false
-	c.flush()
+	c.flushNow()
 	return len(c.out) < before
 }
 

@@ -83,7 +83,7 @@ func (c *Conn) MakeRoom(n int) bool {
 	if c.state != stateOpen || c.queued()+n <= c.loop.cfg.MaxQueueBytes {
 		return true
 	}
-	c.flush()
+	c.flushNow()
 	if c.state != stateOpen {
 		return true
 	}
@@ -142,7 +142,7 @@ func (c *Conn) Room(n int) bool {
 	if c.queued()+n <= limit {
 		return true
 	}
-	c.flush()
+	c.flushNow()
 	if c.state == stateOpen && c.queued()+n > limit {
 		c.overflow(EndSlow)
 	}
@@ -224,6 +224,15 @@ func (c *Conn) flush() {
 	}
 	if c.state != stateDead && !c.blocked {
 		c.drained()
+	}
+}
+
+// flushNow is flush out of the turn's order. What is held back for the connection gets its chance when all are flushed:
+// no event may follow that would bring it.
+func (c *Conn) flushNow() {
+	c.flush()
+	if c.aside > 0 && c.state == stateOpen {
+		c.loop.touch(c)
 	}
 }
 
