@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,12 +118,17 @@ func (g *cgroup) peak() int64 {
 	return n
 }
 
-// remove removes the group when its process has ended.
+// remove removes the group when its process has ended. The kernel may call a group busy for a moment longer.
 func (g *cgroup) remove() error {
-	if err := os.Remove(g.dir); err != nil {
-		return fmt.Errorf("remove cgroup: %w", err)
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := os.Remove(g.dir)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, syscall.EBUSY) || time.Now().After(end):
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
 	}
-	return nil
 }
 
 // resident is the memory of a process that is in RAM now, and the most that was, in bytes. Both are 0 when it has ended.

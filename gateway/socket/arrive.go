@@ -87,6 +87,22 @@ func (l *Loop) welcome(in *Listener, fd int) {
 	}
 }
 
+// silence is after what time an arrival that has said nothing does not count any more: waiting for it costs nothing, so it
+// keeps nobody out.
+const silence = time.Second
+
+// sweepArrival enforces an arrival's timeouts.
+func (l *Loop) sweepArrival(c *Conn) {
+	came := c.deadline - l.all.listener.Load().door.Timeout
+	switch {
+	case l.now >= c.deadline:
+		l.turnAway(c)
+	case c.traits&silent == 0 && l.now-came >= silence:
+		c.traits |= silent
+		l.arriving.Add(-1)
+	}
+}
+
 // arrive reads what a connection says first, and serves it or passes it on. A
 // loop that has served enough in this turn finds it again in the next.
 func (l *Loop) arrive(c *Conn) {

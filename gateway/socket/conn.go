@@ -36,7 +36,7 @@ type traits uint8
 const (
 	pings  traits = 1 << iota // the client need not send anything but pongs
 	sole                      // nobody else has a descriptor of the socket
-	silent                    // it has said nothing for a sweep; Loop.arriving does not count it any more
+	silent                    // it has said nothing for long; Loop.arriving does not count it any more
 )
 
 // Conn is one WebSocket connection. Its methods may be called on its loop

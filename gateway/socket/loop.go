@@ -323,13 +323,10 @@ func (l *Loop) sweep() {
 	for _, c := range l.slots {
 		switch {
 		case c == nil || c.state == stateDead:
-		case c.state != stateArriving:
+		case c.state == stateArriving:
+			l.sweepArrival(c)
+		default:
 			c.expire(l.now)
-		case l.now >= c.deadline:
-			l.turnAway(c)
-		case c.traits&silent == 0:
-			c.traits |= silent // waiting for it costs nothing, so it keeps nobody out any more
-			l.arriving.Add(-1)
 		}
 	}
 	for _, f := range l.onTick {

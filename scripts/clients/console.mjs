@@ -147,11 +147,13 @@ await run("console", `Chromium ${browser.version()}`, {
     same("shares", servers.map(text => Number(/(\d+) %/.exec(text)[1])).reduce((x, y) => x + y), 100)
     await a.say("counted")
     await until(async () => `a rate; there is ${await a.text("#messages")}`, async () => Number(await a.text("#messages")) > 0)
+    const c = await Tab.open(urls[1]) // stays on b's gateway, so that the topic stays among its busiest
+    await c.join("room:cluster", "Cleo")
     await b.page.locator("#leave").press("Enter")
     await b.page.locator("#busiest button", {hasText: "room:cluster"}).press("Enter")
     await until("joined again by the button", async () => (await b.text("#title")) === "room:cluster")
-    await b.sees("Ada", "Ben you")
-    await close([a, b])
+    await b.sees("Ada", "Ben you", "Cleo")
+    await close([a, b, c])
   },
 
   async S3_a_page_that_speaks_V1_by_hand() {
