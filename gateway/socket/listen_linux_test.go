@@ -83,7 +83,8 @@ func newHouse(t *testing.T, cfg Config, timeout time.Duration) *house {
 	go func() { served <- app.Listener(in) }()
 	h.stop = func() {
 		h.stop = func() {}
-		if err := errors.Join(app.Shutdown(), <-served); err != nil {
+		// Shutdown does not close a listener that the server has not got yet.
+		if err := errors.Join(app.Shutdown(), in.Close(), <-served); err != nil {
 			t.Error(err)
 		}
 	}
