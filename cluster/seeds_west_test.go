@@ -289,8 +289,8 @@ func TestW28_RingEditsLoseNoRegistration(t *testing.T) {
 	s.edit(func(path string) (*ring.Ring, error) {
 		return ring.Add(path, ring.Server{ID: "ts-c", Addr: addr, Weight: 1})
 	})
-	check() // its owner is not there yet
 	c := s.topicserver("ts-c")
+	check() // while some have read the new ring and others have not
 	s.uses(2, a.admin, b.admin, c.admin, gw1.admin, gw2.admin)
 	check()
 	s.edit(func(path string) (*ring.Ring, error) { return ring.Remove(path, "ts-a", false) }, b.admin, c.admin, gw1.admin, gw2.admin)
