@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 )
 
@@ -238,7 +239,8 @@ func (ch *Channel) WaitJoined(ctx context.Context) error {
 // Publish never waits for a channel to come back: on one that is not joined it fails at once with ErrNotSent and
 // ErrNotJoined (see WaitJoined). Other failures are an *Error, ErrNotSent, or ErrUnknownOutcome when the connection or
 // the channel broke, ctx or PushTimeout ended, or the client was closed after the frame had gone out. Calls made one
-// after the other arrive in that order.
+// after the other arrive in that order. A server that refuses it because too much is in flight is asked again, within ctx and
+// PushTimeout; only then is that the *Error, with the Reason busy.
 func (ch *Channel) Publish(ctx context.Context, event string, payload any) error {
 	if err := checkPushEvent(event); err != nil {
 		return outcome(eventPublish, ch.topic, false, err)
@@ -307,7 +309,44 @@ func (ch *Channel) push(ctx context.Context, event string, payload []byte) (json
 	return ch.send(ctx, event, encodeFrame, payload)
 }
 
+// send asks the server and returns what it answers. While the server is busy, and PushTimeout is not over, it asks again.
 func (ch *Channel) send(ctx context.Context, event string, encode encoder, payload []byte) (json.RawMessage, error) {
+	c := ch.client
+	began := time.Now()
+	for {
+		response, err := ch.sendOnce(ctx, event, encode, payload)
+		wait := busyFor(err)
+		if wait == 0 || time.Since(began)+wait > c.cfg.PushTimeout {
+			return response, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, err
+		case <-c.ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// busyFor returns when to ask again if err says that the server has too much in flight, else 0. Those that are told so at the same
+// time come again one after the other.
+func busyFor(err error) time.Duration {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Reason != "busy" {
+		return 0
+	}
+	var response struct {
+		Millis int64 `json:"retry_after_ms"`
+	}
+	if json.Unmarshal(e.Response, &response) != nil || response.Millis <= 0 || response.Millis > 60_000 {
+		return 0
+	}
+	least := time.Duration(response.Millis) * time.Millisecond
+	return least + rand.N(least)
+}
+
+func (ch *Channel) sendOnce(ctx context.Context, event string, encode encoder, payload []byte) (json.RawMessage, error) {
 	c := ch.client
 	if err := ctx.Err(); err != nil {
 		return nil, outcome(event, ch.topic, false, err)

@@ -348,6 +348,51 @@ func TestPublishFails(t *testing.T) {
 	}
 }
 
+// A server that is busy is asked again when it says so, for as long as the caller and PushTimeout allow.
+func TestPublishWaitsForABusyServer(t *testing.T) {
+	const busy = `{"reason":"busy","retry_after_ms":100}`
+	inBubble(t, func(t *testing.T, s *server) {
+		c, p := s.dial(Config{})
+		ch := c.Channel("topics:a", nil)
+		join(t, p, ch)
+		publish := func(ctx context.Context) <-chan error {
+			return start(func() error { return ch.Publish(ctx, "ev", nil) })
+		}
+
+		began := time.Now()
+		result := publish(t.Context())
+		refs := make(map[string]bool)
+		for range 3 {
+			w := p.expect("publish")
+			refs[w.ref] = true
+			p.reply(w, "error", busy)
+		}
+		p.reply(p.expect("publish"), "ok", `{}`)
+		if err, took := <-result, time.Since(began); err != nil || took < 300*time.Millisecond || took > 600*time.Millisecond || len(refs) != 3 {
+			t.Errorf("three times busy: %v after %v, refs %v", err, took, refs)
+		}
+
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		result = publish(ctx)
+		p.reply(p.expect("publish"), "error", busy)
+		if err := <-result; err == nil || err.Error() != "client: publish topics:a: refused: busy" {
+			t.Errorf("the caller has no time: %v", err)
+		}
+
+		began = time.Now()
+		result = publish(t.Context())
+		go func() {
+			for w := range p.frames {
+				p.reply(w, "error", busy)
+			}
+		}()
+		if err, took := <-result, time.Since(began); err == nil || err.Error() != "client: publish topics:a: refused: busy" || took < 9*time.Second || took > 10*time.Second {
+			t.Errorf("always busy: %v after %v", err, took)
+		}
+	})
+}
+
 func TestPublishNotSent(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *server) {
 		c, p := s.dial(Config{ReconnectMin: time.Minute, ReconnectMax: time.Minute})

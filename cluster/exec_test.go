@@ -121,7 +121,7 @@ func spawn(t *testing.T, name string, env []string, args ...string) *proc {
 	p.cmd = exec.Command(program(t, name), args...)
 	// The race detector would have every program wait for a second when it ends. The machine may be late for other reasons, and
 	// one client may publish as fast as it can.
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s", "MAX_PUBLISHES_PER_SECOND=0"}, env...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s", "MAX_PUBLISHES_PER_SECOND=0", "MAX_PUBLISHES_IN_FLIGHT=0"}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = dieWithParent()
 	if err := p.cmd.Start(); err != nil {

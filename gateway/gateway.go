@@ -180,7 +180,7 @@ func (g *Gateway) openSessions() {
 	for i := range g.loops.Len() {
 		g.sessions = append(g.sessions, session.New(session.Config{
 			Topics: g.topics, MaxChannels: g.cfg.MaxChannels, Auth: g.auth, Revoked: g.isRevoked,
-			Rates: g.cfg.Limits.rates(), Gate: g.gate,
+			Rates: g.cfg.Limits.rates(), MaxInFlight: g.cfg.Limits.InFlight, Gate: g.gate,
 		}, g.router.Local(i)))
 		g.loops.Loop(i).OnTick(g.sessions[i].Tick)
 	}

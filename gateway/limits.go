@@ -17,6 +17,7 @@ import (
 type Limits struct {
 	Publishes       int           `env:"MAX_PUBLISHES_PER_SECOND" envDefault:"1000" help:"publishes a second of one client socket, twice as many at once; more are refused as rate_limited, and after three such seconds the socket closes with 4429; 0 means any number"`
 	SessionJoins    int           `env:"MAX_SESSION_JOINS_PER_SECOND" envDefault:"100" help:"likewise joins of one client socket; more than twice so many channels cannot be joined at once"`
+	InFlight        int           `env:"MAX_PUBLISHES_IN_FLIGHT" envDefault:"64" help:"publishes of one client socket that are not answered yet; more are refused as busy; 0 means any number"`
 	Frames          int           `env:"MAX_FRAMES_PER_SECOND" envDefault:"2000" help:"likewise heartbeats, leaves, pings, fragments and other frames of one client socket"`
 	Joins           int           `env:"MAX_JOINS_PER_SECOND" envDefault:"0" help:"joins a second over all client sockets, twice as many at once; 0 means any number"`
 	Connects        int           `env:"MAX_CONNECTS_PER_SECOND" envDefault:"0" help:"new client sockets a second, twice as many at once; more are told to come later; 0 means any number"`
@@ -31,6 +32,7 @@ func (l *Limits) Validate() error {
 	const most = 10_000_000
 	return errors.Join(
 		daemon.CheckRange("MAX_PUBLISHES_PER_SECOND", l.Publishes, 0, most),
+		daemon.CheckRange("MAX_PUBLISHES_IN_FLIGHT", l.InFlight, 0, most),
 		daemon.CheckRange("MAX_SESSION_JOINS_PER_SECOND", l.SessionJoins, 0, most),
 		daemon.CheckRange("MAX_FRAMES_PER_SECOND", l.Frames, 0, most),
 		daemon.CheckRange("MAX_JOINS_PER_SECOND", l.Joins, 0, most),

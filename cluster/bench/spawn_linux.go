@@ -110,7 +110,7 @@ func startCluster(ctx context.Context, cfg *Config) (t *target, err error) {
 		if g := i - cfg.TopicServers; g >= 0 {
 			name, binary = fmt.Sprintf("gateway-%d", g), "gateway"
 			// One client may be a whole load.
-			env = slices.Concat(common, []string{"GATEWAY_ID=" + name, "GATEWAY_ADDR=" + addr.String(), "MAX_PUBLISHES_PER_SECOND=0"})
+			env = slices.Concat(common, []string{"GATEWAY_ID=" + name, "GATEWAY_ADDR=" + addr.String(), "MAX_PUBLISHES_PER_SECOND=0", "MAX_PUBLISHES_IN_FLIGHT=0"})
 			t.addrs = append(t.addrs, addr)
 		}
 		cmd := exec.Command(filepath.Join(bin, binary))

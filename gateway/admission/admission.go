@@ -57,10 +57,11 @@ const (
 	RateLimited               // more of it comes than is allowed
 	Full                      // there are as many connections as there may be
 	Stopping                  // the gateway is leaving
+	Busy                      // as many publishes of the client as may be have no answer yet
 	numReasons  = iota
 )
 
-var reasonNames = [numReasons]string{"overloaded", "rate_limited", "full", "stopping"}
+var reasonNames = [numReasons]string{"overloaded", "rate_limited", "full", "stopping", "busy"}
 
 func (r Reason) String() string { return reasonNames[r] }
 
@@ -211,10 +212,10 @@ func (g *Gate) overloaded(what What) Refusal {
 	return Refusal{Reason: Overloaded, After: spread(time.Second << g.Level())}
 }
 
-// Limited counts what a session was refused by its own rate, which the gate does not know.
-func (g *Gate) Limited(what What) {
+// Count counts what a session was refused by its own bounds, which the gate does not know.
+func (g *Gate) Count(what What, why Reason) {
 	if g != nil {
-		g.refused[what][RateLimited].Add(1)
+		g.refused[what][why].Add(1)
 	}
 }
 
@@ -241,9 +242,23 @@ func (g *Gate) Stats() Stats {
 func EachCount(f func(What, Reason)) {
 	for what := range What(numWhat) {
 		for why := range Reason(numReasons) {
-			if what == Connect && why != Stopping || why == RateLimited || why == Overloaded && what != Frame {
-				f(what, why)
+			switch why {
+			case Full:
+				if what != Connect {
+					continue
+				}
+			case Busy:
+				if what != Publish {
+					continue
+				}
+			case Overloaded:
+				if what == Frame {
+					continue
+				}
+			case Stopping:
+				continue
 			}
+			f(what, why)
 		}
 	}
 }

@@ -33,6 +33,7 @@ const patience = 10 * time.Second
 //	topics that end in "silent" are not answered until the test calls answer,
 //	topics that end in "refused" are INVALID,
 //	publishes of an event that is the name of a code, or to a topic that ends in one, end with that code,
+//	publishes to topics that end in "held" are not answered until the test calls release,
 //	publishes of the event "lost" end the lane, and the process behind it.
 //
 // It remembers all messages, but for the past of topics that it has lost messages of, and all publish ids.
@@ -44,6 +45,7 @@ type owner struct {
 	subscribed  map[string]bool
 	subscribers map[string]map[uint64]bool
 	unanswered  map[string]*linkpb.Subscribe
+	held        []*linkpb.Publish
 	history     map[string][]*linkpb.Message
 	ids         map[[2]uint64]uint64 // offsets
 	instance    uint64
@@ -105,9 +107,28 @@ func (o *owner) item(kind linkpb.Kind, body []byte) error {
 		if err := m.UnmarshalVT(body); err != nil {
 			return err
 		}
+		if strings.HasSuffix(m.Topic, "held") {
+			o.held = append(o.held, &m)
+			return nil
+		}
 		return o.publish(&m)
 	}
 	return nil
+}
+
+// release accepts what was held of the publishes; it reports false while those are not n.
+func (o *owner) release(n int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.held) != n {
+		return false
+	}
+	for _, m := range o.held {
+		_ = o.publish(m) // ends no lane
+	}
+	o.held = nil
+	o.wire.Flush()
+	return true
 }
 
 func (o *owner) publish(m *linkpb.Publish) error {

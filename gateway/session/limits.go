@@ -18,8 +18,12 @@ type Rates struct {
 	Frames    rate.Limit // everything else: heartbeats, leaves, tokens
 }
 
-// admit asks whether a client may go on with something: by the rate of its session, then by the state of the gateway. What it
-// may not is to be answered, and then refused.
+// busyPause is when a client is told to try again what was refused because too much is in flight. Answers come in a moment, or,
+// if the owner cannot be reached, not for a while.
+const busyPause = 100 * time.Millisecond
+
+// admit asks whether a client may go on with something: by the rate of its session and what it has in flight, then by the state of
+// the gateway. What it may not is to be answered, and then refused.
 func (s *Session) admit(what admission.What) admission.Refusal {
 	cfg := &s.ss.cfg
 	limit := cfg.Rates.Frames
@@ -30,8 +34,12 @@ func (s *Session) admit(what admission.What) admission.Refusal {
 		limit = cfg.Rates.Joins
 	}
 	if wait := s.conn.Take(limit); wait > 0 {
-		cfg.Gate.Limited(what)
+		cfg.Gate.Count(what, admission.RateLimited)
 		return admission.Refusal{Reason: admission.RateLimited, After: wait, Own: true}
+	}
+	if what == admission.Publish && cfg.MaxInFlight > 0 && int(s.inFlight) >= cfg.MaxInFlight {
+		cfg.Gate.Count(what, admission.Busy)
+		return admission.Refusal{Reason: admission.Busy, After: busyPause}
 	}
 	switch what {
 	case admission.Publish:
@@ -56,7 +64,7 @@ func (s *Session) limited(f *codec.Frame) bool {
 	if !r.Refused() {
 		return false
 	}
-	s.reply(f.JoinRef, f.Ref, string(f.Topic), "error", refusalResponse(r.Reason.String(), r.After))
+	s.reply(f.JoinRef, f.Ref, string(f.Topic), "error", refusalResponse(r.Reason.String(), r.After, ""))
 	s.refused(r)
 	return true
 }
@@ -73,10 +81,13 @@ func kindOf(f *codec.Frame) admission.What {
 	return admission.Publish
 }
 
-// refusalResponse is the response of an error reply that says when to try again.
-func refusalResponse(reason string, after time.Duration) []byte {
+// refusalResponse is the response of an error reply that says when to try again, and perhaps more for people to read.
+func refusalResponse(reason string, after time.Duration, detail string) []byte {
 	response := codec.AppendString([]byte(`{"reason":`), reason)
 	response = strconv.AppendInt(append(response, `,"retry_after_ms":`...), max(1, admission.Refusal{After: after}.Millis()), 10)
+	if detail != "" {
+		response = codec.AppendString(append(response, `,"detail":`...), detail)
+	}
 	return append(response, '}')
 }
 

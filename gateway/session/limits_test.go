@@ -98,6 +98,69 @@ func TestRatesOfAPlainClient(t *testing.T) {
 	}
 }
 
+// A session has so many publishes in flight and no more, over all of its topics, whatever it speaks. What is over is refused; the rest goes on.
+func TestPublishesInFlightOfASession(t *testing.T) {
+	gate := admission.New(admission.Config{})
+	h := newHouseWith(t, "*:*", Config{MaxInFlight: 3, Gate: gate})
+	refused := uint64(0)
+	released := func(n int) {
+		t.Helper()
+		h.eventually("the owner has what was not refused", func() bool { return h.owner.release(n) })
+		if refused++; gate.Stats().Refused[admission.Publish][admission.Busy] != refused {
+			t.Errorf("refusals are %v", gate.Stats().Refused[admission.Publish])
+		}
+	}
+	ok := func(ref, topic string) string {
+		return `["1","` + ref + `","` + topic + `","phx_reply",{"response":{},"status":"ok"}]`
+	}
+
+	c := h.connect(t, codec.PhoenixV2)
+	c.say(`["1","1","t:held","phx_join",{}]`, `["1","1","names","phx_join",{}]`)
+	c.expect(ok("1", "names"), ok("1", "t:held"))
+	c.say(`["1","2","t:held","a",{}]`, `["1","3","t:held","b",{}]`, `["1","4","t:held","c",{}]`, `["1","5","t:held","d",{}]`)
+	c.expect(`["1","5","t:held","phx_reply",{"response":{"reason":"busy","retry_after_ms":100},"status":"error"}]`)
+	c.say(`[null,"hb","phoenix","heartbeat",{}]`)
+	c.expect(`[null,"hb","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+	released(3)
+	for range 6 { // replies and copies
+		c.hear()
+	}
+	c.say(`["1","6","t:held","d",{}]`)
+	h.eventually("the owner has the next", func() bool { return h.owner.release(1) })
+	c.expect(ok("6", "t:held"), `["1",null,"t:held","d",{}]`)
+
+	for _, k := range []codec.Kind{codec.PhoenixV1, codec.Realtime} {
+		c := h.connect(t, k)
+		join := map[codec.Kind]string{
+			codec.PhoenixV1: `{"topic":"x:held","event":"phx_join","payload":{},"ref":"1"}`, codec.Realtime: `["1","1","x:held","phx_join",{}]`,
+		}[k]
+		publish := map[codec.Kind]string{
+			codec.PhoenixV1: `{"topic":"x:held","event":"e","payload":{},"ref":"2"}`, codec.Realtime: `["1","2","x:held","e",{}]`,
+		}[k]
+		c.say(join)
+		c.hear()
+		c.say(publish, publish, publish, publish)
+		if heard := c.hear(); !strings.Contains(heard, `{"reason":"busy","retry_after_ms":100}`) {
+			t.Errorf("%v: heard %s", k, heard)
+		}
+		released(3)
+	}
+
+	w := h.connectWest(t, codec.WestJSON, WestOptions{Key: "u1"})
+	w.hear()
+	publish := `{"event":"publish","channel":"held","data":"x","id":"7"}`
+	w.say(publish, publish, publish, publish)
+	w.expect(`{"event":"busy","channel":"held","from":"west","id":"7","data":"100"}`)
+	released(3)
+
+	p := h.connectTo(t, func(c *socket.Conn) socket.Handler {
+		return h.sessions.OpenPlain(c, PlainOptions{Topics: []string{"t:held", "u:held"}, Publish: true, Event: PlainEvent}, nil)
+	})
+	p.say(`["one"]`, `["two"]`, `["three"]`) // two publishes each
+	p.expect("close 1013 busy retry_after_ms=100")
+	released(4)
+}
+
 // An owner that has too much of a topic says so, and when to try again.
 func TestRateOfATopic(t *testing.T) {
 	h := newHouse(t, "*:*", 0)

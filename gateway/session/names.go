@@ -154,7 +154,11 @@ func (s *Session) sendTo(text, event string, payload []byte, done func(reason, d
 	case !s.allowed(router.NameTopic(text), auth.Publish):
 		done(nameForbidden, "")
 	default:
-		s.ss.local.SendTo(text, event, payload, func(o router.Outcome) { done(nameReason(o), o.Detail) })
+		s.inFlight++
+		s.ss.local.SendTo(text, event, payload, func(o router.Outcome) {
+			s.inFlight--
+			done(nameReason(o), o.Detail)
+		})
 	}
 }
 

@@ -40,7 +40,10 @@ type Config struct {
 	Auth    *auth.Verifier
 	Revoked func(*auth.Identity) bool
 	Rates   Rates
-	Gate    *admission.Gate // nil admits everything
+	// MaxInFlight is how many publishes of one session may have no answer yet; 0 is any number. A message that is published to
+	// several topics is taken as a whole.
+	MaxInFlight int
+	Gate        *admission.Gate // nil admits everything
 }
 
 // Sessions makes the sessions of one event loop and holds what they share.
@@ -101,6 +104,7 @@ type Session struct {
 
 	// Owned by the loop.
 	closed   bool
+	inFlight int32      // publishes that have no answer yet
 	channels []*channel // few: a scan beats a map, in memory by far
 	guard    *guard     // nil where clients need no tokens
 	more     *more      // nil for most
@@ -365,6 +369,7 @@ func (s *Session) push(f *codec.Frame) {
 	}
 	p.Topic, p.Event, p.Payload, p.Binary = c.topic, string(event), payload, f.Binary
 	ref := bytes.Clone(f.Ref)
+	s.inFlight++
 	s.ss.local.Publish(p, func(o router.Outcome) { s.published(c, ref, o) })
 	p.Payload = nil // it aliases the loop's read buffer
 }
@@ -406,6 +411,7 @@ func judgePublish(event string, payload []byte, binary bool) string {
 
 // published ends a publish.
 func (s *Session) published(c *channel, ref codec.Ref, o router.Outcome) {
+	s.inFlight--
 	if o.OK() && c.NoEcho {
 		s.ss.local.Own(&c.Channel, o.Position)
 	}
@@ -458,8 +464,12 @@ func (s *Session) refuseDetail(joinRef, ref codec.Ref, topic, reason, detail str
 
 // refuseOutcome sends the error reply for a router's outcome.
 func (s *Session) refuseOutcome(joinRef, ref codec.Ref, topic string, o router.Outcome) {
-	if o.Code == linkpb.Code_RATE_LIMITED {
-		s.reply(joinRef, ref, topic, "error", refusalResponse(reason(o.Code), o.RetryAfter))
+	switch o.Code {
+	case linkpb.Code_RATE_LIMITED:
+		s.reply(joinRef, ref, topic, "error", refusalResponse(reason(o.Code), o.RetryAfter, ""))
+		return
+	case linkpb.Code_OVERLOADED:
+		s.reply(joinRef, ref, topic, "error", refusalResponse(reason(o.Code), busyPause, o.Detail))
 		return
 	}
 	s.refuseDetail(joinRef, ref, topic, reason(o.Code), o.Detail)

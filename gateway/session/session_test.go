@@ -119,7 +119,6 @@ func TestReasons(t *testing.T) {
 	c.expect(`["1","1","room:a","phx_reply",{"response":{},"status":"ok"}]`)
 	for code, want := range map[linkpb.Code]string{
 		linkpb.Code_ID_REUSED:       "publish_id reused with different content",
-		linkpb.Code_OVERLOADED:      "busy",
 		linkpb.Code_UNAVAILABLE:     "unavailable",
 		linkpb.Code_TOO_LARGE:       "too_large",
 		linkpb.Code_INVALID:         "invalid",
@@ -130,4 +129,6 @@ func TestReasons(t *testing.T) {
 		c.say(fmt.Sprintf(`["1","2","room:a","%s",{}]`, code))
 		c.expect(fmt.Sprintf(`["1","2","room:a","phx_reply",{"response":{"reason":%q,"detail":"the owner's detail"},"status":"error"}]`, want))
 	}
+	c.say(`["1","3","room:a","OVERLOADED",{}]`)
+	c.expect(`["1","3","room:a","phx_reply",{"response":{"reason":"busy","retry_after_ms":100,"detail":"the owner's detail"},"status":"error"}]`)
 }

@@ -259,7 +259,9 @@ func (w *west) publish(f *codec.Frame) {
 	p := linkpb.Publish{Topic: topic, Event: codec.WestMessage}
 	p.Payload = codec.AppendWestPayload(nil, "channel", channel, w.opts.Key, string(f.Ref), f.Payload)
 	id := bytes.Clone(f.Ref)
+	w.inFlight++
 	w.ss.local.Publish(&p, func(o router.Outcome) {
+		w.inFlight--
 		w.answer(id, topic, o, "publication_succeeded", "publication_failed")
 	})
 }
@@ -268,11 +270,13 @@ func (w *west) publish(f *codec.Frame) {
 // failed here.
 func (w *west) answer(id codec.Ref, topic string, o router.Outcome, succeeded, failed string) {
 	event := "internal_error"
-	if o.Code == linkpb.Code_RATE_LIMITED {
+	switch o.Code {
+	case linkpb.Code_RATE_LIMITED:
 		w.replyRefused(id, topic[len(westTopic):], reason(o.Code), o.RetryAfter)
 		return
-	}
-	switch o.Code {
+	case linkpb.Code_OVERLOADED:
+		w.replyRefused(id, topic[len(westTopic):], reason(o.Code), busyPause)
+		return
 	case linkpb.Code_OK:
 		event = succeeded
 	case linkpb.Code_INVALID, linkpb.Code_TOO_LARGE:
