@@ -3,9 +3,12 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,6 +18,9 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/legacy"
+
+	"github.com/ringcast/ringcast/cluster"
+	"github.com/ringcast/ringcast/gateway"
 )
 
 const openapiFile = "../docs/openapi.yaml"
@@ -147,4 +153,72 @@ func TestOpenAPI_RequestsAndAnswersAreAsDescribed(t *testing.T) {
 	d.do("GET", room+"/messages?limit=0", "", 400)
 	d.do("GET", "/api/cluster", "", 200)
 	d.do("GET", "/api/cluster?topic=room:1", "", 200)
+}
+
+// The file and the page tell of the same errors.
+func TestOpenAPI_ErrorsAreThoseOfThePage(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := *loadOpenAPI(t).Components.Responses["Error"].Value.Description
+	rows := regexp.MustCompile("(?m)^\\| ([45][0-9]{2}) \\| (`[^|]+`) \\|").FindAllStringSubmatch(string(page), -1)
+	if len(rows) < 10 {
+		t.Fatalf("%d rows of errors", len(rows))
+	}
+	words := 0
+	for _, row := range rows {
+		if !strings.Contains(described, row[1]+" ") {
+			t.Errorf("the file does not tell of %s", row[1])
+		}
+		for word := range strings.SplitSeq(row[2], ", ") {
+			words++
+			if word = strings.Trim(word, "`"); !regexp.MustCompile(`\b` + word + `\b`).MatchString(described) {
+				t.Errorf("the file does not tell of %s %s", row[1], word)
+			}
+		}
+	}
+	if statuses := regexp.MustCompile(`\b[45][0-9]{2}\b`).FindAllString(described, -1); len(statuses) != len(rows) {
+		t.Errorf("the file has %v, the page %d rows", statuses, len(rows))
+	}
+}
+
+func TestOpenAPI_RefusalsAreAsDescribed(t *testing.T) {
+	t.Parallel()
+	const publish, content = "/api/topics/room:1/publish", `{"event":"say"}`
+	sum := sha256.Sum256([]byte("shop-key"))
+	c := start(t, func(cfg *cluster.Config) {
+		cfg.Gateways = 2
+		cfg.Gateway = func(cfg *gateway.Config) {
+			quick(cfg)
+			if cfg.APIOpen = cfg.ID == "gw-b"; cfg.APIOpen {
+				cfg.Limits.AdmissionLag = 1 // nanosecond: always late
+				return
+			}
+			cfg.APIKeys, cfg.APIRate = "shop:publish:"+hex.EncodeToString(sum[:]), 1
+		}
+	})
+	keyed := describe(t, c.Gateways[0].Addr)
+	keyed.do("POST", publish, content, 401)
+	keyed.do("POST", "/api/revoke", `{"session":"1-1"}`, 403, "Authorization: Bearer shop-key")
+	// A batch goes through whole: the key owes the better part of two minutes then.
+	batch := `{"messages":[` + strings.Repeat(`{"topic":"room:1","event":"say"},`, 99) + `{"topic":"room:1","event":"say"}]}`
+	keyed.do("POST", "/api/publish", batch, 200, "Authorization: Bearer shop-key")
+	if got := keyed.do("POST", publish, content, 429, "Authorization: Bearer shop-key"); got["error"] != "rate_limited" || got["retry_after_ms"] == nil {
+		t.Errorf("over the rate: %v", got)
+	}
+	overloaded := describe(t, c.Gateways[1].Addr)
+	eventually(t, "the gateway is overloaded", func() bool {
+		resp, err := http.Post(overloaded.url+publish, "application/json", strings.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		answer, _ := io.ReadAll(resp.Body)
+		return bytes.Contains(answer, []byte("overloaded"))
+	})
+	if got := overloaded.do("POST", publish, content, 503); got["error"] != "overloaded" || got["retry_after_ms"] == nil {
+		t.Errorf("overloaded: %v", got)
+	}
 }

@@ -7,9 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/ringcast/ringcast/gateway/api"
 )
 
 // post is a POST of JSON with more header lines.
@@ -89,6 +94,8 @@ func TestRow23_WithoutKeysTheAPIIsOff(t *testing.T) {
 	}
 }
 
+var inMillis = regexp.MustCompile(`("retry_after_ms":)[1-9][0-9]*`)
+
 // A key that asks for too much waits; others do not.
 func TestRow23_ARateForEachKey(t *testing.T) {
 	s := serve(t, withKeys, func(c *Config) { c.APIRate, c.JoinTimeout = 2, 10*time.Millisecond })
@@ -102,8 +109,8 @@ func TestRow23_ARateForEachKey(t *testing.T) {
 			break
 		}
 	}
-	const want = `{"error":"rate_limited","detail":"the key may have 2 requests or messages a second here","definite":true}` + "\n"
-	if resp.StatusCode != 429 || body != want || resp.Header.Get("Retry-After") != "1" {
+	const want = `{"error":"rate_limited","detail":"the key may have 2 requests or messages a second here","definite":true,"retry_after_ms":N}` + "\n"
+	if resp.StatusCode != 429 || inMillis.ReplaceAllString(body, "${1}N") != want || resp.Header.Get("Retry-After") != "1" {
 		t.Errorf("%d %s, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
 	}
 	if resp, body = read("shop-key-2"); resp.StatusCode != 503 {
@@ -233,6 +240,47 @@ func TestRow25_LongBatches(t *testing.T) {
 	if resp.StatusCode != 400 || !strings.Contains(answer, `"offset":8388608`) {
 		t.Errorf("newlines: %d %s", resp.StatusCode, answer)
 	}
+}
+
+// What is too large is refused before its body is read, to who may call; it counts as a request of the key, whatever its scopes.
+func TestRow25_TooLongABody(t *testing.T) {
+	const secret = "0123456789abcdef0123456789abcdef"
+	s := serve(t, withKeys, func(c *Config) {
+		c.APIRate = 2
+		c.Auth.HMACSecret, c.Auth.Issuer, c.Auth.Audience = secret, "tests", "ringcast"
+	})
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"iss": "tests", "aud": "ringcast", "sub": "neo", "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix(),
+	}).SignedString([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const broadcast = api.RealtimePrefix + "broadcast"
+	for _, tt := range []struct {
+		name, path, bearer string
+		status             int
+		word               string
+	}{
+		{"nobody", publishPath, "nope", 401, "unauthorized"},
+		{"a key", publishPath, "shop-key", 413, "too_large"},
+		{"a key without the scope", publishPath, "audit-key", 413, "too_large"},
+		{"a broadcast with a key", broadcast, "shop-key", 413, "too_large"},
+		{"a broadcast with a token", broadcast, token, 413, "too_large"},
+		{"a broadcast of nobody", broadcast, "nope", 401, "unauthorized"},
+	} {
+		header := post(tt.path, "", "Authorization: Bearer "+tt.bearer)
+		resp, body := s.asked(t, strings.Replace(header, "Content-Length: 0", "Content-Length: 1048577", 1))
+		if resp.StatusCode != tt.status || !strings.Contains(body, `"error":"`+tt.word+`"`) {
+			t.Errorf("%s: %d %s, want %d %s", tt.name, resp.StatusCode, body, tt.status, tt.word)
+		}
+	}
+	header := strings.Replace(post(publishPath, "", "Authorization: Bearer shop-key-2"), "Content-Length: 0", "Content-Length: 1048577", 1)
+	for range 100 { // two are let through at once, and two more each second
+		if resp, _ := s.asked(t, header); resp.StatusCode == 429 {
+			return
+		}
+	}
+	t.Error("a key may have any number of requests that are too large")
 }
 
 func TestRow26_AnOwnerOutOfReach(t *testing.T) {

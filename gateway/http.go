@@ -94,7 +94,7 @@ func (g *Gateway) httpError(c *fiber.Ctx, err error) error {
 	}
 	if api.Owns(c.Path()) {
 		if status == fiber.StatusRequestEntityTooLarge {
-			err = g.api.TooLarge(c)
+			err = g.tooLarge(c)
 		}
 		if api.IsBug(err) {
 			g.log.Error("request failed", zap.String("path", c.Path()), zap.Error(err))

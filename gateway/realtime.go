@@ -41,7 +41,7 @@ func (g *Gateway) acrossOrigins(c *fiber.Ctx) error {
 // mayBroadcast lets a request pass that has an API key for publishing or, where clients need tokens, a good one; what that
 // allows is looked at for each topic.
 func (g *Gateway) mayBroadcast(c *fiber.Ctx) error {
-	if g.auth == nil || g.api.Known(c) {
+	if !g.broadcastsByToken(c) {
 		if err := g.api.Allowed(c, api.Publish); err != nil {
 			return err
 		}
@@ -53,6 +53,20 @@ func (g *Gateway) mayBroadcast(c *fiber.Ctx) error {
 	}
 	c.Locals(identityKey, id)
 	return c.Next()
+}
+
+// broadcastsByToken reports whether a broadcast by HTTP is let through by a token rather than an API key.
+func (g *Gateway) broadcastsByToken(c *fiber.Ctx) bool { return g.auth != nil && !g.api.Known(c) }
+
+// tooLarge returns the answer to a request of the API whose body is over its limit.
+func (g *Gateway) tooLarge(c *fiber.Ctx) error {
+	if !strings.HasPrefix(c.Path(), api.RealtimePrefix) || !g.broadcastsByToken(c) {
+		return g.api.TooLarge(c)
+	}
+	if _, err := g.bearer(c); err != nil {
+		return err
+	}
+	return g.api.Oversized()
 }
 
 // broadcastLimit returns how many bytes the body of a broadcast by HTTP may have whose header has come with a good token, 0

@@ -139,12 +139,23 @@ func (a *API) BodyLimit(h *fasthttp.RequestHeader) int {
 	return 0
 }
 
-// TooLarge is the answer to a request whose body is over its limit: that of the API, or the one for those who may not
-// call it and are told that first.
+// TooLarge returns the answer to a request whose body is over its limit. Who may not call the API at all is told that instead;
+// a key's scopes do not matter. The body is not read, but the request counts in the key's rate like any other.
 func (a *API) TooLarge(c *fiber.Ctx) error {
-	if err := a.Allowed(c, Publish); err != nil {
-		return err
+	if !a.cfg.Open {
+		k, err := a.caller(c)
+		if err == nil {
+			err = a.limits.take(k.name, time.Now())
+		}
+		if err != nil {
+			return err
+		}
 	}
+	return a.Oversized()
+}
+
+// Oversized returns the answer to a request with a body over the limit from somebody who may call the API.
+func (a *API) Oversized() error {
 	return &Error{
 		Status: fiber.StatusRequestEntityTooLarge, Code: "too_large", Definite: true,
 		Detail: "a request has at most " + strconv.Itoa(a.cfg.MaxBody) + " bytes",

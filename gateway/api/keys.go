@@ -212,30 +212,37 @@ func (a *API) Allowed(c *fiber.Ctx, scope Scope) error {
 	if a.cfg.Open {
 		return nil
 	}
-	if a.cfg.Keys == nil {
-		return &Error{
-			Status: fiber.StatusForbidden, Code: "disabled", Definite: true,
-			Detail: "this gateway has no API keys: set API_KEYS_FILE or API_KEYS, or API_OPEN=true to let everybody in",
-		}
+	found, err := a.caller(c)
+	if err != nil {
+		return err
 	}
-	text, given := bearer(&c.Request().Header)
-	found, ok := key{}, false
-	if given {
-		found, ok = a.cfg.Keys.find(text)
-	}
-	switch {
-	case !given:
-		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast"`)
-		return &Error{Status: fiber.StatusUnauthorized, Code: "unauthorized", Detail: "want Authorization: Bearer KEY", Definite: true}
-	case !ok:
-		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast", error="invalid_token"`)
-		return &Error{Status: fiber.StatusUnauthorized, Code: "unauthorized", Detail: "unknown key", Definite: true}
-	case !slices.Contains(found.scopes, scope):
+	if !slices.Contains(found.scopes, scope) {
 		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast", error="insufficient_scope", scope="`+string(scope)+`"`)
 		return &Error{Status: fiber.StatusForbidden, Code: "forbidden", Detail: "key lacks scope " + string(scope), Definite: true}
 	}
 	c.Locals(keyLocal, found)
 	return a.limits.take(found.name, time.Now())
+}
+
+// caller returns the key that a request comes with, whatever its scopes, or the error to answer with.
+func (a *API) caller(c *fiber.Ctx) (key, error) {
+	if a.cfg.Keys == nil {
+		return key{}, &Error{
+			Status: fiber.StatusForbidden, Code: "disabled", Definite: true,
+			Detail: "this gateway has no API keys: set API_KEYS_FILE or API_KEYS, or API_OPEN=true to let everybody in",
+		}
+	}
+	text, given := bearer(&c.Request().Header)
+	if !given {
+		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast"`)
+		return key{}, &Error{Status: fiber.StatusUnauthorized, Code: "unauthorized", Detail: "want Authorization: Bearer KEY", Definite: true}
+	}
+	found, ok := a.cfg.Keys.find(text)
+	if !ok {
+		c.Set(fiber.HeaderWWWAuthenticate, `Bearer realm="ringcast", error="invalid_token"`)
+		return key{}, &Error{Status: fiber.StatusUnauthorized, Code: "unauthorized", Detail: "unknown key", Definite: true}
+	}
+	return found, nil
 }
 
 // keyLocal is where Allowed leaves the key of a request.

@@ -30,7 +30,7 @@ func (l *limits) of(name string) *rate.Limiter {
 	return b
 }
 
-// take counts a request. It is an error if the key has to wait.
+// take counts a request, whatever comes of it later. It is an error if the key has to wait; then it does not count.
 func (l *limits) take(name string, now time.Time) error {
 	if l.perSecond <= 0 {
 		return nil
@@ -43,7 +43,7 @@ func (l *limits) take(name string, now time.Time) error {
 	r.CancelAt(now)
 	l.refused.Add(1)
 	return &Error{
-		Status: fiber.StatusTooManyRequests, Code: "rate_limited", Definite: true, RetryAfter: wait,
+		Status: fiber.StatusTooManyRequests, Code: "rate_limited", Definite: true, RetryAfter: wait, Precisely: true,
 		Detail: "the key may have " + strconv.Itoa(l.perSecond) + " requests or messages a second here",
 	}
 }
