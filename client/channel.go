@@ -110,7 +110,8 @@ type Skipped struct {
 // eventSkipped is the event of Skipped. Message.Ref of it is Skipped.To, if the channel gets positions.
 const eventSkipped = "phx_skipped"
 
-// OnSkipped has fn called, as by On, when messages were skipped. OnAny callbacks get the same as a message.
+// OnSkipped has fn called, as by On, when messages were skipped: after what came before them, and before what comes next.
+// OnAny callbacks get the same as a message of the event phx_skipped.
 func (ch *Channel) OnSkipped(fn func(Skipped)) {
 	ch.On(eventSkipped, func(m Message) {
 		var s Skipped

@@ -44,7 +44,7 @@
 //
 // # Callbacks
 //
-// Every callback of a client (On, OnAny, OnChange, Config.OnState, and a params function when a channel is joined
+// Every callback of a client (On, OnAny, OnSkipped, OnChange, Config.OnState, and a params function when a channel is joined
 // again) runs on one goroutine, the callback goroutine, one at a time, in the order in which things came from the
 // server. While one runs, what follows waits in a bounded queue; a client whose callbacks cannot keep up loses its
 // connection with ErrSlowCallbacks and starts again.
@@ -68,8 +68,8 @@
 // # Slow clients
 //
 // The server closes a connection on which it cannot send as fast as messages come. A channel for which the newest messages
-// count more than all of them joins with the parameter "slow", "drop_oldest" or "latest": then messages are skipped
-// instead, and Channel.OnSkipped is told which.
+// count more than all of them joins with the parameter "slow": "drop_oldest" has the oldest of many skipped, "latest" all but
+// the newest. [Channel.OnSkipped] is told which, in their place.
 package client
 
 // Lock order: Client.mu, then eventQueue.mu or outbox.mu. No lock is held across a network wait or a callback.

@@ -152,6 +152,37 @@ func ExampleChannel_PublishBinary() {
 	// Output: ff d8 ff
 }
 
+// Of prices that come faster than they can be read, only the newest counts; the others are skipped, and the program knows.
+func ExampleChannel_OnSkipped() {
+	gateway := newStandIn()
+	defer gateway.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, gateway.URL+"/socket", client.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+
+	done := make(chan struct{})
+	ch := c.Channel("prices:gold", map[string]any{"slow": "latest"})
+	ch.OnSkipped(func(s client.Skipped) { fmt.Println(s.Count, "skipped,", s.From, "to", s.To) })
+	ch.On("price", func(m client.Message) {
+		fmt.Println(string(m.Payload))
+		close(done)
+	})
+	if err := ch.Join(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	gateway.publishTooFast("prices:gold", "price", `{"usd":1}`, `{"usd":2}`, `{"usd":3}`)
+	<-done
+	// Output:
+	// 2 skipped, epoch:1 to epoch:2
+	// {"usd":3}
+}
+
 func ExampleNewPresence() {
 	gateway := newStandIn()
 	defer gateway.Close()

@@ -66,6 +66,17 @@ func (s *standIn) dropAll() {
 	}
 }
 
+// publishTooFast publishes as many messages as a gateway would have to skip, all but the last, for channels that asked for it.
+func (s *standIn) publishTooFast(topic, event string, payloads ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := len(payloads) - 1
+	for _, m := range s.topic(topic).members {
+		write(m.ws, m.joinRef, nil, topic, "phx_skipped", map[string]any{"from": position(0), "to": position(last - 1), "count": last})
+		write(m.ws, m.joinRef, nil, topic, event, json.RawMessage(payloads[last]))
+	}
+}
+
 // ServeHTTP implements http.Handler.
 func (s *standIn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ws, err := websocket.Accept(w, r, nil)

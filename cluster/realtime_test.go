@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,25 @@ func TestRealtime_BroadcastsByHTTPAcrossOrigins(t *testing.T) {
 			t.Errorf("OPTIONS from %s: %d, headers %q", origin, resp.StatusCode, headers)
 		}
 	}
+}
+
+// The params of any join hold here too, beside those of the library.
+func TestRealtime_PositionsAndSlow(t *testing.T) {
+	c := start(t, func(cfg *cluster.Config) { cfg.Gateways = 1; cfg.Gateway = quick })
+	s := dialRealtime(t, c.Gateways[0])
+	s.say(`["1","1","` + topicR + `","phx_join",{"config":{},"slow":"never"}]`)
+	if heard := s.hear(); !strings.Contains(heard, `"reason":"invalid slow: `) {
+		t.Fatalf("heard %s", heard)
+	}
+	join := regexp.MustCompile(`^\["2","2","realtime:lobby","phx_reply",\{"response":\{"since":"([0-9a-z]+):0","recovered":false\},"status":"ok"\}\]$`)
+	s.say(`["2","2","` + topicR + `","phx_join",{"config":{"broadcast":{"self":true}},"since":null,"slow":"latest"}]`)
+	reply := s.hear()
+	m := join.FindStringSubmatch(reply)
+	if m == nil {
+		t.Fatalf("heard %s", reply)
+	}
+	s.say(`["2",null,"` + topicR + `","broadcast",{"type":"broadcast","event":"shout","payload":{}}]`)
+	s.expect(`["2","` + m[1] + `:1","` + topicR + `","broadcast",{"type":"broadcast","event":"shout","payload":{}}]`)
 }
 
 func TestRealtime_WhoMayBroadcastByHTTP(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 // Limits are the rates of a gateway's configuration, and when it takes on no more. A session may do at once what it may do
 // in two seconds.
 type Limits struct {
-	Publishes       int           `env:"MAX_PUBLISHES_PER_SECOND" envDefault:"1000" help:"publishes a second of one client socket, twice as many at once; more are refused as rate_limited, and after three such seconds the socket closes with 4429; 0 means any number"`
+	Publishes       int           `env:"MAX_PUBLISHES_PER_SECOND" envDefault:"1000" help:"publishes, messages to names and changes of presence a second of one client socket, twice as many at once; more are refused as rate_limited, and after three such seconds the socket closes with 4429; 0 means any number"`
 	SessionJoins    int           `env:"MAX_SESSION_JOINS_PER_SECOND" envDefault:"100" help:"likewise joins of one client socket; more than twice so many channels cannot be joined at once"`
 	InFlight        int           `env:"MAX_PUBLISHES_IN_FLIGHT" envDefault:"64" help:"publishes of one client socket that are not answered yet; more are refused as busy; 0 means any number"`
 	Frames          int           `env:"MAX_FRAMES_PER_SECOND" envDefault:"2000" help:"likewise heartbeats, leaves, pings, fragments and other frames of one client socket"`

@@ -13,7 +13,7 @@ import (
 // Rates bound what one session does in a second. They share the session's time: a client that joins half of what it may
 // has half a second left for everything else. The zero value bounds nothing.
 type Rates struct {
-	Publishes rate.Limit // and messages to names
+	Publishes rate.Limit // and what else topic servers pass on: messages to names, changes of presence
 	Joins     rate.Limit // and registrations of names
 	Frames    rate.Limit // everything else: heartbeats, leaves, tokens
 }

@@ -68,6 +68,30 @@ func TestRatesOfNames(t *testing.T) {
 	c.expectMasked(`["1","1","names","phx_reply",{"response":{},"status":"ok"}]`, `["1","2","names","phx_reply",`+limitedReply+`]`)
 }
 
+// Changes of presence go to a topic's owner and on to its gateways as publishes do, and count as such.
+func TestRatesOfPresence(t *testing.T) {
+	h := newHouseWith(t, "*:*", Config{Rates: Rates{Publishes: rate.Every(time.Hour, 1)}})
+	connects := map[string]func() *client{
+		"phoenix": func() *client { return h.connect(t, codec.PhoenixV2) },
+		"realtime": func() *client {
+			return h.connectTo(t, func(c *socket.Conn) socket.Handler { return h.sessions.OpenRealtime(c, codec.Realtime, nil) })
+		},
+	}
+	for _, tt := range []struct{ client, event, payload, reply string }{
+		{"phoenix", "presence_update", `{"device":"tablet"}`, `{"response":{"reason":"joined without presence"},"status":"error"}`},
+		{"phoenix", "presence_leave", `{}`, `{"response":{"reason":"joined without presence"},"status":"error"}`},
+		{"realtime", "presence", `{"type":"presence","event":"untrack"}`, `{"response":{},"status":"ok"}`},
+	} {
+		c := connects[tt.client]()
+		c.say(`["1","1","t:a","phx_join",{}]`)
+		c.expect(`["1","1","t:a","phx_reply",{"response":{},"status":"ok"}]`)
+		change := `["1","2","t:a","` + tt.event + `",` + tt.payload + `]`
+		c.say(change, change, `[null,"3","phoenix","heartbeat",{}]`)
+		c.expectMasked(`["1","2","t:a","phx_reply",`+tt.reply+`]`, `["1","2","t:a","phx_reply",`+limitedReply+`]`,
+			`[null,"3","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+	}
+}
+
 func TestRatesOfAWestClient(t *testing.T) {
 	h := newHouseWith(t, "*:*", Config{Rates: Rates{Publishes: rate.Every(time.Hour, 2)}})
 	c := h.connectWest(t, codec.WestJSON, WestOptions{Key: "u1"})
