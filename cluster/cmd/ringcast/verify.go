@@ -16,9 +16,45 @@ import (
 	"github.com/ringcast/ringcast/cluster/verify/check"
 )
 
+// verifyOptions are those options of verify that are no fields of its configuration as they stand.
+type verifyOptions struct {
+	faults    string
+	memory    int // MiB
+	positions bool
+	seed      uint64
+	seeds     int
+	quiet     bool
+}
+
 func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	fs := flag.NewFlagSet("verify", flag.ContinueOnError)
 	var cfg verify.Config
+	var opts verifyOptions
+	verifyFlags(fs, &cfg)
+	opts.flags(fs)
+	if err := parse(fs, out, args, 0, 0, "[options]"); err != nil {
+		return err
+	}
+	if err := opts.apply(fs, &cfg); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if err := leaveOut(out, &cfg, opts.faults == "all"); err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if !opts.quiet {
+		cfg.Log = out
+	}
+	if opts.seed == 0 {
+		opts.seed = rand.Uint64N(1_000_000) + 1
+	}
+	return verifySeeds(ctx, out, cfg, opts.seed, opts.seeds, func(seed uint64) string { return repeat(fs, seed) })
+}
+
+// verifyFlags defines the options that are fields of the configuration.
+func verifyFlags(fs *flag.FlagSet, cfg *verify.Config) {
 	fs.DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long to publish, and to do harm")
 	fs.IntVar(&cfg.Gateways, "gateways", 2, "gateways")
 	fs.IntVar(&cfg.TopicServers, "topicservers", 2, "topic servers at the start")
@@ -43,54 +79,45 @@ func runVerify(ctx context.Context, out io.Writer, args []string) error {
 	fs.StringVar(&cfg.Scenario, "scenario", "", "one of "+strings.Join(verify.Scenarios(), ", ")+": sets faults, their times and what is promised; other options override")
 	fs.DurationVar(&cfg.WarmUp, "warm-up", 0, "publish without faults for so long first, and see that nodes use no more afterwards than then; 0: do not look")
 	fs.DurationVar(&cfg.SettleWithin, "settle", 90*time.Second, "how long it may take until they do")
-	memory := fs.Int("memory-limit", 0, "MiB that a node may have; 0: without the fault memory, as much as it likes")
 	fs.IntVar(&cfg.PayloadBytes, "payload", 0, "bytes of the largest payload, all sizes being as likely; 0: most are small")
 	fs.IntVar(&cfg.HistorySize, "history", 100_000, "messages remembered per topic, within 2 MiB")
 	fs.IntVar(&cfg.HistoryIDs, "ids", 30_000, "publish ids remembered per topic")
-	faults := fs.String("faults", "", "comma-separated: kill-gateway, kill-topicserver, pause, cut, slow, ring, conflict, churn, stall, memory, fds, clock; all; none (default all, of clients with --in-process)")
-	positions := fs.Bool("positions", true, "join with a since key, so that clients resume; false: plain Phoenix")
-	seed := fs.Uint64("seed", 0, "decides the faults; 0: draw one")
-	seeds := fs.Int("seeds", 1, "run so many times, with successive seeds")
-	quiet := fs.Bool("q", false, "no line for each fault")
-	if err := parse(fs, out, args, 0, 0, "[options]"); err != nil {
-		return err
-	}
-	if cfg.Scenario != "" {
-		if err := useScenario(fs, &cfg); err != nil {
-			return fmt.Errorf("%w: %w", errUsage, err)
+}
+
+func (o *verifyOptions) flags(fs *flag.FlagSet) {
+	fs.IntVar(&o.memory, "memory-limit", 0, "MiB that a node may have; 0: without the fault memory, as much as it likes")
+	fs.StringVar(&o.faults, "faults", "", "comma-separated: kill-gateway, kill-topicserver, pause, cut, slow, ring, conflict, churn, stall, memory, fds, clock; all; none (default all, of clients with --in-process)")
+	fs.BoolVar(&o.positions, "positions", true, "join with a since key, so that clients resume; false: plain Phoenix")
+	fs.Uint64Var(&o.seed, "seed", 0, "decides the faults; 0: draw one")
+	fs.IntVar(&o.seeds, "seeds", 1, "run so many times, with successive seeds")
+	fs.BoolVar(&o.quiet, "q", false, "no line for each fault")
+}
+
+// apply completes the configuration: by the scenario, if there is one, which the command line overrides.
+func (o *verifyOptions) apply(fs *flag.FlagSet, cfg *verify.Config) (err error) {
+	switch {
+	case cfg.Scenario != "":
+		if err := useScenario(fs, cfg); err != nil {
+			return err
 		}
-	} else if *faults == "" {
-		*faults = "all"
-		if cfg.InProcess {
-			*faults = "churn,stall"
+	case o.faults == "" && cfg.InProcess:
+		o.faults = "churn,stall"
+	case o.faults == "":
+		o.faults = "all"
+	}
+	if o.faults != "" {
+		if cfg.Faults, err = verify.ParseClasses(o.faults); err != nil {
+			return err
 		}
 	}
-	if *faults != "" {
-		var err error
-		if cfg.Faults, err = verify.ParseClasses(*faults); err != nil {
-			return fmt.Errorf("%w: %w", errUsage, err)
-		}
+	if o.memory != 0 {
+		cfg.MemoryLimit = int64(o.memory) << 20
 	}
-	if *memory != 0 {
-		cfg.MemoryLimit = int64(*memory) << 20
+	cfg.NoPositions = !o.positions
+	if o.seeds < 1 {
+		return fmt.Errorf("seeds is %d: must be 1 or more", o.seeds)
 	}
-	if err := leaveOut(out, &cfg, *faults == "all"); err != nil {
-		return err
-	}
-	if *seeds < 1 {
-		return fmt.Errorf("%w: seeds is %d: must be 1 or more", errUsage, *seeds)
-	}
-	if err := cfg.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
-	}
-	cfg.NoPositions = !*positions
-	if !*quiet {
-		cfg.Log = out
-	}
-	if *seed == 0 {
-		*seed = rand.Uint64N(1_000_000) + 1
-	}
-	return verifySeeds(ctx, out, cfg, *seed, *seeds, func(seed uint64) string { return repeat(fs, seed) })
+	return nil
 }
 
 // leaveOut leaves out the faults that this machine cannot do, loudly, when all there are were asked for. Else they are an error.
