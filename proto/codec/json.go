@@ -119,6 +119,19 @@ func (s *scanner) object(depth int) error {
 	}
 }
 
+// member accepts a member of an object whose values may be a payload. The key is what its escapes stand for.
+func (s *scanner) member() (key, value []byte, err error) {
+	key, escaped, err := s.key()
+	if err != nil {
+		return nil, nil, err
+	}
+	if escaped {
+		key = appendUnescaped(nil, key)
+	}
+	value, err = s.payload()
+	return key, value, err
+}
+
 // key accepts the key of a member and the colon after it. It returns what str does.
 func (s *scanner) key() (body []byte, escaped bool, err error) {
 	if s.peek() != '"' {

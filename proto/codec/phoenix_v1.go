@@ -34,14 +34,7 @@ func scanMembers(data []byte) (m members, err error) {
 		return m, errMembers()
 	}
 	for more := true; more; {
-		key, escaped, err := s.key()
-		if err != nil {
-			return m, err
-		}
-		if escaped {
-			key = appendUnescaped(nil, key)
-		}
-		value, err := s.payload()
+		key, value, err := s.member()
 		if err != nil {
 			return m, err
 		}

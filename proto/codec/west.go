@@ -125,14 +125,7 @@ func scanWest(data []byte) (m westMembers, err error) {
 		return m, &Error{WestDecodingError}
 	}
 	for more := !s.accept('}'); more; {
-		key, escaped, err := s.key()
-		if err != nil {
-			return m, &Error{WestInvalidJSON}
-		}
-		if escaped {
-			key = appendUnescaped(nil, key)
-		}
-		value, err := s.payload()
+		key, value, err := s.member()
 		if err != nil {
 			return m, &Error{WestInvalidJSON}
 		}
