@@ -169,11 +169,11 @@ func TestRow37_APortInUseIsExitCode2(t *testing.T) {
 // Each client takes a descriptor: a gateway that may not have so many does not begin, unless the number is its own to choose.
 func TestRow37_TooFewFilesIsExitCode2(t *testing.T) {
 	t.Parallel()
-	path := writeFile(t, "ring.yaml", goodRing)
+	path, gateway := writeFile(t, "ring.yaml", goodRing), program(t, "gateway") // may have to be built first
 	limited := func(env ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, "sh", "-c", `ulimit -n 2000 && exec "$0" --check-config`, program(t, "gateway"))
+		cmd := exec.CommandContext(ctx, "sh", "-c", `ulimit -n 2000 && exec "$0" --check-config`, gateway)
 		cmd.Env = append([]string{"GATEWAY_ADDR=127.0.0.1:0", "RING_FILE=" + path}, env...)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
