@@ -91,7 +91,7 @@ func TestTrackerAllocatesNothingForADelivery(t *testing.T) {
 	l := &loop{latency: new(histogram)}
 	c := &conn{topic: tp, tracker: tracker{next: make([]uint32, 1)}}
 	seq := uint32(0)
-	text := append(append(deliveryHead("bench:x"), newPayload(128)...), ']')
+	text := append(append(deliveryHead("bench:x", event), newPayload(128)...), ']')
 	data := appendServerFrame(nil, opText, text)
 	at := len(data) - len(text) + len(tp.delivery.head) + sequenceAt
 	if n := testing.AllocsPerRun(1000, func() {

@@ -20,6 +20,8 @@ type Load struct {
 	Rate       float64 `json:"rate,omitempty"`   // publishes per second, by all publishers together; 0 means as many as it goes
 	Window     int     `json:"window,omitempty"` // with Rate 0, unanswered publishes that each publisher has out
 	Payload    int     `json:"payload,omitempty"`
+	// Pairs of phases of Duration has a Stalled load: one with full sockets, and one without.
+	Pairs int `json:"pairs,omitempty"`
 	// Established connections are there when those of a Storm come.
 	Established int `json:"established,omitempty"`
 	// Duration is how long publishers publish or connections come and go. For Idle it is how long at most the memory may
@@ -34,7 +36,7 @@ type Kind string
 const (
 	Idle    Kind = "idle"    // join and do nothing; the figure is memory
 	Publish Kind = "publish" // join, some of them publish, all receive
-	Stalled Kind = "stalled" // as Publish at a rate; after a while one connection does not read any more
+	Stalled Kind = "stalled" // as Publish at a rate, in phases: now and then one connection of each topic does not read
 	Storm   Kind = "storm"   // join, lose their gateway, and all come to another at once, where some are already
 	Churn   Kind = "churn"   // connect, join, leave, close, and again
 )
@@ -47,7 +49,7 @@ func Loads() []Load {
 		{Name: "fanout-wide", Kind: Publish, Topics: 1, Connections: 5000, Publishers: 1, Rate: 20, Payload: 128, Duration: 10 * time.Second},
 		{Name: "rooms", Kind: Publish, Topics: 500, Connections: 5000, Publishers: 1, Rate: 2000, Payload: 128, Duration: 10 * time.Second},
 		{Name: "flood", Kind: Publish, Topics: 1, Connections: 200, Publishers: 4, Window: 64, Payload: 128, Duration: 10 * time.Second},
-		{Name: "stalled", Kind: Stalled, Topics: 1, Connections: 10000, Publishers: 1, Rate: 2, Payload: 8 << 10, Duration: 10 * time.Second},
+		{Name: "stalled", Kind: Stalled, Topics: 100, Connections: 10000, Publishers: 1, Rate: 100, Payload: 128, Pairs: 7, Duration: 2 * time.Second},
 		{Name: "storm", Kind: Storm, Topics: 100, Connections: 10000, Established: 200, Publishers: 1, Rate: 50, Payload: 128, Duration: 5 * time.Second},
 		{Name: "churn", Kind: Churn, Topics: 100, Connections: 64, Duration: 10 * time.Second},
 	}
@@ -76,10 +78,15 @@ func (l Load) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: rate is %g: want one, up to 1000000", l.Name, l.Rate))
 		}
 	case Publish, Stalled:
+		least := l.Topics
+		if l.Kind == Stalled {
+			check("pairs", l.Pairs, 1, 1000)
+			least = 2 * l.Topics // besides the one that does not read
+		}
 		if l.Kind == Stalled && l.Rate == 0 {
 			errs = append(errs, fmt.Errorf("%s: rate is 0: want one", l.Name))
 		}
-		if l.Connections < l.Topics {
+		if l.Connections < least {
 			errs = append(errs, fmt.Errorf("%s: %d connections cannot join %d topics", l.Name, l.Connections, l.Topics))
 			break
 		}

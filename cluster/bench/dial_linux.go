@@ -19,8 +19,9 @@ func (l *loop) open(c *conn, source net.IP) error {
 	}
 	c.fd, c.state, c.began = fd, connecting, l.now
 	if c.smallBuffer {
-		// So that it is full soon when nobody reads.
+		// So that it is full soon when nobody reads. The server's end has room for so many segments: small ones.
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 2<<10)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, 536)
 	}
 	if err := connect(fd, to, source); err != nil {
 		l.drop(c)

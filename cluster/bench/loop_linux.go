@@ -82,6 +82,7 @@ type topic struct {
 	name        string
 	delivery    delivery
 	join, leave []byte // frames
+	filler      []byte // of a Stalled load
 	subscribers []*tracker
 	publishers  []*publisher
 	sent        []uint32 // by each publisher
@@ -299,6 +300,9 @@ func (l *loop) received(c *conn, f frame) error {
 	if f.op == opText {
 		if payload := c.topic.delivery.payload(f.payload); payload != nil {
 			l.delivered(c, payload)
+			return nil
+		}
+		if c.topic.delivery.fills(f.payload) {
 			return nil
 		}
 		return l.answered(c, f.payload)

@@ -25,8 +25,19 @@ const (
 	maxPublishers = 100 // of a topic
 )
 
-// event is the name of every published event.
-const event = "m"
+// event is the name of every published event that counts, and fillEvent that of those that only fill sockets.
+const (
+	event     = "m"
+	fillEvent = "f"
+)
+
+const fillPayload = 30 << 10
+
+// fillFrame publishes what counts nowhere. Its answer is taken for a heartbeat's.
+func fillFrame(topic string) []byte {
+	text := fmt.Appendf(nil, `["1","%s","%s","publish",["%s",`, beatRef, topic, fillEvent)
+	return appendClientFrame(nil, opText, append(append(text, newPayload(fillPayload)...), "]]"...))
+}
 
 // newPayload returns a payload of size bytes with zeros in its fields.
 func newPayload(size int) []byte {
@@ -102,20 +113,24 @@ func (f *publishFrame) put(at, width int, v uint64) {
 }
 
 // deliveryHead is the start of every delivery of a topic; the payload and a closing bracket follow.
-func deliveryHead(topic string) []byte {
+func deliveryHead(topic, event string) []byte {
 	return fmt.Appendf(nil, `["1",null,"%s","%s",`, topic, event)
 }
 
 // delivery is how subscribers of a topic tell a delivery from other frames.
 type delivery struct {
-	head []byte
-	size int // of the whole text
+	head   []byte
+	size   int // of the whole text
+	filler []byte
 }
 
 func newDelivery(topic string, payload int) delivery {
-	head := deliveryHead(topic)
-	return delivery{head: head, size: len(head) + payload + 1}
+	head := deliveryHead(topic, event)
+	return delivery{head: head, size: len(head) + payload + 1, filler: deliveryHead(topic, fillEvent)}
 }
+
+// fills reports whether text is the delivery of a fillFrame.
+func (d *delivery) fills(text []byte) bool { return bytes.HasPrefix(text, d.filler) }
 
 // payload returns the payload of a delivery, or nil if the text is something else.
 func (d *delivery) payload(text []byte) []byte {

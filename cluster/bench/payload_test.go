@@ -50,7 +50,7 @@ func TestReadStampRefuses(t *testing.T) {
 
 func TestDeliveryPayload(t *testing.T) {
 	d := newDelivery("bench:x", 128)
-	good := string(deliveryHead("bench:x")) + string(newPayload(128)) + "]"
+	good := string(deliveryHead("bench:x", event)) + string(newPayload(128)) + "]"
 	if p := d.payload([]byte(good)); string(p) != string(newPayload(128)) {
 		t.Errorf("payload is %q", p)
 	}

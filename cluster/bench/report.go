@@ -77,6 +77,10 @@ func (r *Report) Warnings() []string {
 				out = append(out, fmt.Sprintf("%s run %d: only %.1f of %g publishes/s were delivered in time: the latency is that of a growing queue",
 					side.name, i+1, rate, r.Load.Rate))
 			}
+			if busy, ok := run.Figure("machine_busy"); ok && busy > 0.6 {
+				out = append(out, fmt.Sprintf("%s run %d: the machine was busy %.0f %% of the time: small differences drown in its queues",
+					side.name, i+1, busy*100))
+			}
 			if run.Faults.Any() {
 				out = append(out, fmt.Sprintf("%s run %d: FAULTS: %s %s", side.name, i+1, run.Faults, run.Reason))
 			}

@@ -105,10 +105,14 @@ func newRunner(load Load, t *target, progress io.Writer) (*runner, error) {
 	tag := rand.Uint32()
 	for i := range load.Topics {
 		name := fmt.Sprintf("bench:%08x.%05d", tag, i)
-		r.topics = append(r.topics, &topic{
+		t := &topic{
 			name: name, delivery: newDelivery(name, load.Payload), join: joinFrame(name), leave: leaveFrame(name),
 			sent: make([]uint32, load.Publishers),
-		})
+		}
+		if load.Kind == Stalled {
+			t.filler = fillFrame(name)
+		}
+		r.topics = append(r.topics, t)
 	}
 	return r, nil
 }
@@ -142,7 +146,7 @@ func (r *runner) populate(ctx context.Context) error {
 	l.joined = func(*conn) error { ready++; return nil }
 	for i := range n {
 		c := r.newConn(i)
-		c.smallBuffer = r.load.Kind == Stalled && i == n-1
+		c.smallBuffer = r.load.Kind == Stalled && i >= n-r.load.Topics
 		c.topic.subscribers = append(c.topic.subscribers, &c.tracker)
 		if k := i / r.load.Topics; k < r.load.Publishers {
 			p := &publisher{conn: c, topic: c.topic, index: k, frame: newPublishFrame(c.topic.name, k, r.load.Payload)}

@@ -146,6 +146,9 @@ func (b *benchFlags) loadFlags(l *bench.Load) {
 	if l.Kind == bench.Storm {
 		b.set.IntVar(&l.Established, "established", l.Established, "connections that are there when the others come, and whose messages are timed")
 	}
+	if l.Kind == bench.Stalled {
+		b.set.IntVar(&l.Pairs, "pairs", l.Pairs, "phases with full sockets, each of --duration, and as many without")
+	}
 	if l.Kind == bench.Publish || l.Kind == bench.Stalled || l.Kind == bench.Storm {
 		b.set.IntVar(&l.Publishers, "publishers", l.Publishers, "connections of each topic that publish")
 		b.set.Float64Var(&l.Rate, "rate", l.Rate, "publishes per second in total; 0 means as fast as it goes")
