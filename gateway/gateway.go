@@ -148,7 +148,7 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 		return fmt.Errorf("gateway: %w", err)
 	}
 	g.router, err = router.New(router.Config{
-		Gateway: g.cfg.ID, Instance: g.instance, Ring: rg, Loops: g.loops, Lanes: g.cfg.Lanes, Linger: g.cfg.Linger, JoinTimeout: g.cfg.JoinTimeout,
+		Gateway: g.cfg.ID, Cluster: g.cfg.Cluster, Instance: g.instance, Ring: rg, Loops: g.loops, Lanes: g.cfg.Lanes, Linger: g.cfg.Linger, JoinTimeout: g.cfg.JoinTimeout,
 		PublishTimeout: g.cfg.PublishTimeout, Heartbeat: g.cfg.Heartbeat, Adopted: g.adopted,
 		Link:    link.Config{Identity: g.identity, Insecure: g.cfg.Links.InsecureLinks},
 		Revoked: g.heard, Revocations: g.revoked.table.All, Log: g.log,

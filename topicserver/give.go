@@ -57,6 +57,10 @@ func (gv *give) serve(h *link.Handover) error {
 	if !h.Peer().Server(peer.id) {
 		return fmt.Errorf("peer %s presents id %s", peer.id, h.Peer())
 	}
+	if !link.SameCluster(first.Cluster, gv.s.cfg.Cluster) {
+		_ = h.Send(&linkpb.Gives{Cluster: gv.s.cfg.Cluster}) // so that its log says so too
+		return gv.s.wrongCluster(peer.id, first.Cluster)
+	}
 	gv.s.learn(first.Rings)
 	if !gv.s.knows(peer.id) || peer.id == gv.s.cfg.ID {
 		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer.id)
@@ -92,6 +96,11 @@ func (gv *give) serve(h *link.Handover) error {
 	}
 }
 
+// wrongCluster is why there is no handover with a topic server of another cluster.
+func (s *Server) wrongCluster(peer, cluster string) error {
+	return fmt.Errorf("peer %.255q is of cluster %.64q, topic server %q of cluster %q", peer, cluster, s.cfg.ID, s.cfg.Cluster)
+}
+
 // hasRoom waits until the peer has read most of what was sent to it. It reports false when the handover has ended.
 func hasRoom(h *link.Handover) bool {
 	for h.Backlog() > maxUnsent {
@@ -108,7 +117,7 @@ func hasRoom(h *link.Handover) bool {
 // is true under.
 func (gv *give) offer(h *link.Handover, peer taker) (*ring.Ring, error) {
 	rg, names := gv.list(peer)
-	m := &linkpb.Gives{}
+	m := &linkpb.Gives{Cluster: gv.s.cfg.Cluster}
 	for _, r := range gv.s.rings.Known() {
 		m.Rings = append(m.Rings, link.EncodeRing(r))
 	}

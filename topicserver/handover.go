@@ -195,6 +195,9 @@ func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int,
 		if err != nil {
 			return false, 0, err
 		}
+		if !link.SameCluster(m.Cluster, tk.s.cfg.Cluster) {
+			return false, 0, tk.s.wrongCluster(g.server.ID, m.Cluster)
+		}
 		t.Greeted()
 		tk.heard(g, hello.Arrived)
 		tk.s.learn(m.Rings)
@@ -211,7 +214,7 @@ func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int,
 
 // hello is the first message to a giver. Older rings are left out when there is no room for them.
 func (tk *take) hello(g *giver) *linkpb.Wants {
-	m := &linkpb.Wants{Server: tk.s.cfg.ID, Instance: tk.s.instance}
+	m := &linkpb.Wants{Server: tk.s.cfg.ID, Instance: tk.s.instance, Cluster: tk.s.cfg.Cluster}
 	tk.mu.Lock()
 	for topic, pos := range tk.arrived[g.server.ID] {
 		m.Arrived = append(m.Arrived, &linkpb.Arrived{Topic: topic, Position: pos})

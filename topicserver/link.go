@@ -235,7 +235,7 @@ func (l *laneServer) greet(body []byte) error {
 	s.remember(l.key, l.self)
 	l.wire.Append(linkpb.KindWelcome, &linkpb.Welcome{
 		Server: s.cfg.ID, Instance: s.instance, RingVersion: s.rings.Current().Version(), RingHash: s.rings.Current().Hash(),
-		NameGraceMs: uint32(s.cfg.NameGrace / time.Millisecond),
+		NameGraceMs: uint32(s.cfg.NameGrace / time.Millisecond), Cluster: s.cfg.Cluster,
 	})
 	if h.RingVersion < s.rings.Current().Version() {
 		l.wire.Append(linkpb.KindDownRing, link.EncodeRing(s.rings.Current()))
@@ -274,6 +274,9 @@ func (s *Server) judge(h *linkpb.Hello, peer *certs.Peer, addr string) (linkpb.C
 	case h.Protocol != link.Protocol:
 		return linkpb.Code_WRONG_PROTOCOL, fmt.Sprintf("gateway speaks link protocol %d, topic server %q speaks %d",
 			h.Protocol, s.cfg.ID, link.Protocol)
+	case !link.SameCluster(h.Cluster, s.cfg.Cluster):
+		return linkpb.Code_WRONG_CLUSTER, fmt.Sprintf("gateway %.255q (%s) is of cluster %.64q, topic server %q of cluster %q",
+			h.Gateway, addr, h.Cluster, s.cfg.ID, s.cfg.Cluster)
 	case !peer.Gateway(h.Gateway):
 		return linkpb.Code_INVALID, fmt.Sprintf("peer gateway %q (%s) presents id %s", h.Gateway, addr, peer)
 	case h.Gateway == "" || len(h.Gateway) > maxName:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"storj.io/drpc/drpcwire"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
 )
 
@@ -110,6 +112,8 @@ func TestRow41_AnswersOfALane(t *testing.T) {
 	}
 }
 
+var peerAddress = regexp.MustCompile(`\(127\.0\.0\.1:\d+\)`)
+
 func TestRow40_41_HellosThatAreRefused(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -121,6 +125,8 @@ func TestRow40_41_HellosThatAreRefused(t *testing.T) {
 			`gateway speaks link protocol 2, topic server "ts-a" speaks 1`},
 		{"no protocol", func(h *linkpb.Hello) { h.Protocol = 0 }, linkpb.Code_WRONG_PROTOCOL,
 			`gateway speaks link protocol 0, topic server "ts-a" speaks 1`},
+		{"another cluster", func(h *linkpb.Hello) { h.Cluster = "blue" }, linkpb.Code_WRONG_CLUSTER,
+			`gateway "gw-a" (PEER) is of cluster "blue", topic server "ts-a" of cluster "green"`},
 		{"no id", func(h *linkpb.Hello) { h.Gateway = "" }, linkpb.Code_INVALID,
 			"hello with a gateway id of 0 bytes; want 1 to 255"},
 		{"long id", func(h *linkpb.Hello) { h.Gateway = strings.Repeat("g", 256) }, linkpb.Code_INVALID,
@@ -131,12 +137,13 @@ func TestRow40_41_HellosThatAreRefused(t *testing.T) {
 			`ring v7 of gateway "gw-a" and of topic server "ts-a" differ in content`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := start(t, Config{})
+			s := start(t, Config{Config: daemon.Config{Cluster: "green"}})
 			h := s.hello()
 			test.change(h)
 			g := s.dial(t, h)
 			g.send(linkpb.KindSubscribe, &linkpb.Subscribe{Ref: 1, Topic: "t:a"}) // behind the Hello: ignored
-			if f := next[*linkpb.Refusal](t, g); f.Code != test.code || f.Detail != test.detail {
+			f := next[*linkpb.Refusal](t, g)
+			if detail := peerAddress.ReplaceAllString(f.Detail, "(PEER)"); f.Code != test.code || detail != test.detail {
 				t.Errorf("refusal %v, want %v %q", f, test.code, test.detail)
 			}
 			g.Close()
@@ -155,7 +162,7 @@ func TestRow40_41_HellosThatAreRefused(t *testing.T) {
 }
 
 func TestWelcome(t *testing.T) {
-	s := start(t, Config{})
+	s := start(t, Config{Config: daemon.Config{Cluster: "green"}})
 	for _, test := range []struct {
 		name   string
 		change func(*linkpb.Hello)
@@ -163,12 +170,14 @@ func TestWelcome(t *testing.T) {
 		{"same ring", func(*linkpb.Hello) {}},
 		{"older ring", func(h *linkpb.Hello) { h.RingVersion, h.RingHash = 6, 1 }},
 		{"newer ring", func(h *linkpb.Hello) { h.RingVersion, h.RingHash = 8, 1 }},
+		{"same cluster", func(h *linkpb.Hello) { h.Cluster = "green" }},
+		{"no cluster", func(h *linkpb.Hello) { h.Cluster = "" }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := s.hello()
 			test.change(h)
 			w := next[*linkpb.Welcome](t, s.dial(t, h))
-			if w.Server != "ts-a" || w.Instance != s.instance || w.RingVersion != 7 || w.RingHash != s.rings.Current().Hash() {
+			if w.Server != "ts-a" || w.Instance != s.instance || w.RingVersion != 7 || w.RingHash != s.rings.Current().Hash() || w.Cluster != "green" {
 				t.Errorf("welcome %v", w)
 			}
 		})

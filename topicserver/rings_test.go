@@ -217,6 +217,33 @@ func TestRow40_43_HandoverWithAStranger(t *testing.T) {
 	waitFor(t, "the log lines", func() bool { return s.logs.FilterMessage("handover ended").Len() == 3 })
 }
 
+// Servers of different clusters hand each other nothing, and tell each other no ring.
+func TestRow40_HandoverWithAnotherCluster(t *testing.T) {
+	cfg := Config{HandoverTimeout: 100 * time.Millisecond, Config: daemon.Config{Cluster: "green"}}
+	f := startFleet(t, cfg, []string{"ts-a", "ts-b"}, "ts-a")
+	a := f.servers["ts-a"]
+	cfg.Cluster = "blue"
+	r2 := f.ring(2, "ts-a", "ts-b")
+	b := f.join(cfg, "ts-b", r2)
+	const gaveUp = "cannot get the topics of this server that another may have; those that are used begin anew here"
+	waitFor(t, "the log of the server that takes", func() bool { return b.logs.FilterMessage(gaveUp).Len() > 0 })
+	said := b.logs.FilterMessage(gaveUp).All()[0].ContextMap()["error"]
+	if said != `peer "ts-a" is of cluster "green", topic server "ts-b" of cluster "blue"` {
+		t.Errorf("the one that takes says %s", said)
+	}
+	said = a.logs.FilterMessage("handover ended").All()[0].ContextMap()["error"]
+	if said != `peer "ts-b" is of cluster "blue", topic server "ts-a" of cluster "green"` {
+		t.Errorf("the one that gives says %s", said)
+	}
+	if v := a.RingVersion(); v != 1 {
+		t.Errorf("it has learned ring %d", v)
+	}
+	cfg.Cluster = "" // fits
+	f.servers["ts-b"].stop()
+	f.join(cfg, "ts-b", r2)
+	f.settled(2)
+}
+
 // A taker asks for what it was not offered, says that it has what it has not, and asks twice.
 func TestRow43_HandoverByHand(t *testing.T) {
 	s := start(t, Config{}, "ts-a", "ts-b")

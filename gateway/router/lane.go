@@ -156,7 +156,7 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 	wire, err := link.Dial(ctx, addr, cfg, &linkpb.Hello{
 		Protocol: link.Protocol, Gateway: l.r.cfg.Gateway, Instance: l.r.instance,
 		Lane: l.index, Lanes: uint32(l.r.cfg.Lanes),
-		RingVersion: rg.Version(), RingHash: rg.Hash(),
+		RingVersion: rg.Version(), RingHash: rg.Hash(), Cluster: l.r.cfg.Cluster,
 	})
 	if err != nil {
 		return false, err
@@ -192,6 +192,9 @@ func (l *lane) greeted(addr string, kind linkpb.Kind, body []byte) (*linkpb.Welc
 		}
 		if w.Server != l.server {
 			return nil, fmt.Errorf("peer %s presents id %q, the ring says %q", addr, w.Server, l.server)
+		}
+		if !link.SameCluster(w.Cluster, l.r.cfg.Cluster) {
+			return nil, fmt.Errorf("topic server %q (%s) is of cluster %.64q, gateway %q of cluster %q", w.Server, addr, w.Cluster, l.r.cfg.Gateway, l.r.cfg.Cluster)
 		}
 		return w, nil
 	case linkpb.KindRefusal:

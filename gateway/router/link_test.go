@@ -283,12 +283,15 @@ func TestRefusedAndMisplacedLinks(t *testing.T) {
 		{"another server", func() (linkpb.Kind, linkpb.Item) {
 			return linkpb.KindWelcome, &linkpb.Welcome{Server: "ts-7", RingVersion: 1}
 		}, "no link to topic server; will keep trying", `presents id "ts-7", the ring says "ts-1"`},
+		{"another cluster", func() (linkpb.Kind, linkpb.Item) {
+			return linkpb.KindWelcome, &linkpb.Welcome{Server: "ts-1", RingVersion: 1, Cluster: "green"}
+		}, "no link to topic server; will keep trying", `) is of cluster "green", gateway "gw" of cluster "blue"`},
 		{"no welcome", func() (linkpb.Kind, linkpb.Item) {
 			return linkpb.KindReply, &linkpb.Reply{}
 		}, "no link to topic server; will keep trying", "first item is no welcome"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t, 1)
+			w := newWorld(t, 1, func(c *Config) { c.Cluster = "blue" })
 			w.owners[0].greeting = tt.greeting
 			w.run()
 			w.owners[0].expect("hello gw 0/1", "hello gw 0/1") // it tries again

@@ -34,6 +34,7 @@ const shards = 64
 // required.
 type Config struct {
 	Gateway  string // this gateway's id
+	Cluster  string // name of the cluster that it is of; empty fits any
 	Instance uint64 // of its process; default random
 	Ring     *ring.Ring
 	Loops    *socket.Loops

@@ -51,6 +51,7 @@ const (
 	Code_NAME_TAKEN     Code = 110 // another session holds the exclusive name
 	Code_NAME_NOT_FOUND Code = 111 // nobody holds it
 	Code_RATE_LIMITED   Code = 120 // more is published to the topic than it may; the Reply says when to try again
+	Code_WRONG_CLUSTER  Code = 121 // Hello.cluster is another than the server's
 )
 
 // Enum value maps for Code.
@@ -72,6 +73,7 @@ var (
 		110: "NAME_TAKEN",
 		111: "NAME_NOT_FOUND",
 		120: "RATE_LIMITED",
+		121: "WRONG_CLUSTER",
 	}
 	Code_value = map[string]int32{
 		"OK":              0,
@@ -90,6 +92,7 @@ var (
 		"NAME_TAKEN":      110,
 		"NAME_NOT_FOUND":  111,
 		"RATE_LIMITED":    120,
+		"WRONG_CLUSTER":   121,
 	}
 )
 
@@ -923,6 +926,7 @@ type Hello struct {
 	Lanes         uint32                 `protobuf:"varint,5,opt,name=lanes,proto3" json:"lanes,omitempty"`
 	RingVersion   uint64                 `protobuf:"varint,6,opt,name=ring_version,json=ringVersion,proto3" json:"ring_version,omitempty"`
 	RingHash      uint64                 `protobuf:"fixed64,7,opt,name=ring_hash,json=ringHash,proto3" json:"ring_hash,omitempty"`
+	Cluster       string                 `protobuf:"bytes,120,opt,name=cluster,proto3" json:"cluster,omitempty"` // name of the cluster that the gateway is of; empty fits any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1006,6 +1010,13 @@ func (x *Hello) GetRingHash() uint64 {
 	return 0
 }
 
+func (x *Hello) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
 // Welcome accepts a lane.
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1014,6 +1025,7 @@ type Welcome struct {
 	RingVersion   uint64                 `protobuf:"varint,3,opt,name=ring_version,json=ringVersion,proto3" json:"ring_version,omitempty"`
 	RingHash      uint64                 `protobuf:"fixed64,4,opt,name=ring_hash,json=ringHash,proto3" json:"ring_hash,omitempty"`
 	NameGraceMs   uint32                 `protobuf:"varint,110,opt,name=name_grace_ms,json=nameGraceMs,proto3" json:"name_grace_ms,omitempty"` // how long a name is kept for a gateway without a link
+	Cluster       string                 `protobuf:"bytes,120,opt,name=cluster,proto3" json:"cluster,omitempty"`                               // as in Hello
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1081,6 +1093,13 @@ func (x *Welcome) GetNameGraceMs() uint32 {
 		return x.NameGraceMs
 	}
 	return 0
+}
+
+func (x *Welcome) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 // Refusal is the last item of a lane that the server does not want.
@@ -2704,6 +2723,7 @@ type Wants struct {
 	Rings    []*Ring    `protobuf:"bytes,2,rep,name=rings,proto3" json:"rings,omitempty"`
 	Instance uint64     `protobuf:"fixed64,60,opt,name=instance,proto3" json:"instance,omitempty"` // drawn at random when the process starts; a state is given to one process only
 	Arrived  []*Arrived `protobuf:"bytes,61,rep,name=arrived,proto3" json:"arrived,omitempty"`     // states that came over an earlier connection, which was lost before that was heard
+	Cluster  string     `protobuf:"bytes,120,opt,name=cluster,proto3" json:"cluster,omitempty"`    // as in Hello; a side of another cluster says its own and ends the handover
 	// Later ones: topics to hand over now, and topics whose state has arrived and may be forgotten.
 	Pull          []string `protobuf:"bytes,3,rep,name=pull,proto3" json:"pull,omitempty"`
 	Taken         []string `protobuf:"bytes,4,rep,name=taken,proto3" json:"taken,omitempty"`
@@ -2767,6 +2787,13 @@ func (x *Wants) GetArrived() []*Arrived {
 		return x.Arrived
 	}
 	return nil
+}
+
+func (x *Wants) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 func (x *Wants) GetPull() []string {
@@ -2843,7 +2870,8 @@ type Gives struct {
 	// The first: the rings it knows, and every topic it has that belongs to the other side.
 	Rings   []*Ring  `protobuf:"bytes,1,rep,name=rings,proto3" json:"rings,omitempty"`
 	Offers  []string `protobuf:"bytes,2,rep,name=offers,proto3" json:"offers,omitempty"`
-	Offered bool     `protobuf:"varint,3,opt,name=offered,proto3" json:"offered,omitempty"` // offers is complete
+	Offered bool     `protobuf:"varint,3,opt,name=offered,proto3" json:"offered,omitempty"`  // offers is complete
+	Cluster string   `protobuf:"bytes,120,opt,name=cluster,proto3" json:"cluster,omitempty"` // as in Hello
 	// Later ones: the state of a topic that was pulled.
 	State         *TopicState `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2899,6 +2927,13 @@ func (x *Gives) GetOffered() bool {
 		return x.Offered
 	}
 	return false
+}
+
+func (x *Gives) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
 }
 
 func (x *Gives) GetState() *TopicState {
@@ -3649,7 +3684,7 @@ const file_link_proto_rawDesc = "" +
 	"\fname_message\x18n \x01(\v2\x1d.ringcast.link.v1.NameMessageH\x00R\vnameMessage\x129\n" +
 	"\tname_lost\x18o \x01(\v2\x1a.ringcast.link.v1.NameLostH\x00R\bnameLost\x12,\n" +
 	"\x04load\x18x \x01(\v2\x16.ringcast.link.v1.LoadH\x00R\x04loadB\x06\n" +
-	"\x04item\"\xc3\x01\n" +
+	"\x04item\"\xdd\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1a\n" +
@@ -3657,13 +3692,15 @@ const file_link_proto_rawDesc = "" +
 	"\x04lane\x18\x04 \x01(\rR\x04lane\x12\x14\n" +
 	"\x05lanes\x18\x05 \x01(\rR\x05lanes\x12!\n" +
 	"\fring_version\x18\x06 \x01(\x04R\vringVersion\x12\x1b\n" +
-	"\tring_hash\x18\a \x01(\x06R\bringHash\"\xa1\x01\n" +
+	"\tring_hash\x18\a \x01(\x06R\bringHash\x12\x18\n" +
+	"\acluster\x18x \x01(\tR\acluster\"\xbb\x01\n" +
 	"\aWelcome\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x06R\binstance\x12!\n" +
 	"\fring_version\x18\x03 \x01(\x04R\vringVersion\x12\x1b\n" +
 	"\tring_hash\x18\x04 \x01(\x06R\bringHash\x12\"\n" +
-	"\rname_grace_ms\x18n \x01(\rR\vnameGraceMs\"M\n" +
+	"\rname_grace_ms\x18n \x01(\rR\vnameGraceMs\x12\x18\n" +
+	"\acluster\x18x \x01(\tR\acluster\"M\n" +
 	"\aRefusal\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x06\n" +
@@ -3781,21 +3818,23 @@ const file_link_proto_rawDesc = "" +
 	"\agateway\x18\x01 \x01(\tR\agateway\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12 \n" +
 	"\vsubscribers\x18\x03 \x03(\x06R\vsubscribers\x12\x1a\n" +
-	"\binstance\x18\x04 \x01(\x06R\binstance\"\xc8\x01\n" +
+	"\binstance\x18\x04 \x01(\x06R\binstance\"\xe2\x01\n" +
 	"\x05Wants\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12,\n" +
 	"\x05rings\x18\x02 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x1a\n" +
 	"\binstance\x18< \x01(\x06R\binstance\x123\n" +
-	"\aarrived\x18= \x03(\v2\x19.ringcast.link.v1.ArrivedR\aarrived\x12\x12\n" +
+	"\aarrived\x18= \x03(\v2\x19.ringcast.link.v1.ArrivedR\aarrived\x12\x18\n" +
+	"\acluster\x18x \x01(\tR\acluster\x12\x12\n" +
 	"\x04pull\x18\x03 \x03(\tR\x04pull\x12\x14\n" +
 	"\x05taken\x18\x04 \x03(\tR\x05taken\"W\n" +
 	"\aArrived\x12\x14\n" +
 	"\x05topic\x18< \x01(\tR\x05topic\x126\n" +
-	"\bposition\x18= \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"\x9b\x01\n" +
+	"\bposition\x18= \x01(\v2\x1a.ringcast.link.v1.PositionR\bposition\"\xb5\x01\n" +
 	"\x05Gives\x12,\n" +
 	"\x05rings\x18\x01 \x03(\v2\x16.ringcast.link.v1.RingR\x05rings\x12\x16\n" +
 	"\x06offers\x18\x02 \x03(\tR\x06offers\x12\x18\n" +
-	"\aoffered\x18\x03 \x01(\bR\aoffered\x122\n" +
+	"\aoffered\x18\x03 \x01(\bR\aoffered\x12\x18\n" +
+	"\acluster\x18x \x01(\tR\acluster\x122\n" +
 	"\x05state\x18\x04 \x01(\v2\x1c.ringcast.link.v1.TopicStateR\x05state\"\x88\x02\n" +
 	"\n" +
 	"TopicState\x12\x14\n" +
@@ -3847,7 +3886,7 @@ const file_link_proto_rawDesc = "" +
 	"\ajoin_ms\x18\x01 \x01(\rR\x06joinMs\x12\x1a\n" +
 	"\brefusing\x18\x02 \x01(\bR\brefusing\x12\x1a\n" +
 	"\bdraining\x18\x03 \x01(\bR\bdraining\x12\x1a\n" +
-	"\bgateways\x18\x04 \x01(\rR\bgateways*\x8a\x02\n" +
+	"\bgateways\x18\x04 \x01(\rR\bgateways*\x9d\x02\n" +
 	"\x04Code\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_OWNER\x10\x01\x12\x0e\n" +
@@ -3867,7 +3906,8 @@ const file_link_proto_rawDesc = "" +
 	"\n" +
 	"NAME_TAKEN\x10n\x12\x12\n" +
 	"\x0eNAME_NOT_FOUND\x10o\x12\x10\n" +
-	"\fRATE_LIMITED\x10x*O\n" +
+	"\fRATE_LIMITED\x10x\x12\x11\n" +
+	"\rWRONG_CLUSTER\x10y*O\n" +
 	"\x06NameOp\x12\x11\n" +
 	"\rNAME_REGISTER\x10\x00\x12\x11\n" +
 	"\rNAME_ANNOUNCE\x10\x01\x12\x10\n" +

@@ -20,6 +20,7 @@ type Config struct {
 	AdminAddr string `env:"ADMIN_ADDR" help:"host:port of health, metrics and profiles, for operators only; unset: no admin listener"`
 	LogLevel  string `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 	LogFormat string `env:"LOG_FORMAT" envDefault:"json" help:"json or console"`
+	Cluster   string `env:"CLUSTER" help:"name of the cluster; links to processes of one with another name are refused; unset fits any"`
 }
 
 // Validate returns one line for each setting that is wrong, joined as by errors.Join.
@@ -32,7 +33,17 @@ func (c *Config) Validate() error {
 		admin,
 		CheckOneOf("LOG_LEVEL", cmp.Or(c.LogLevel, "info"), "debug", "info", "warn", "error"),
 		CheckOneOf("LOG_FORMAT", cmp.Or(c.LogFormat, "json"), "json", "console"),
+		checkCluster(c.Cluster),
 	)
+}
+
+// checkCluster says what is wrong with the name of a cluster. It stands in logs, and is typed by people.
+func checkCluster(name string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+	if len(name) > 64 || strings.Trim(name, letters) != "" {
+		return Invalid("CLUSTER", name, "want at most 64 letters, digits, and _ . -")
+	}
+	return nil
 }
 
 // base finds the Config in any struct that embeds it.

@@ -60,11 +60,14 @@ func TestOtherChecks(t *testing.T) {
 	checkText(t, CheckSecret("S", "12345678", 8), "")
 	checkText(t, CheckSecret("S", "1234567", 8), "S: want a secret of at least 8 bytes")
 	checkText(t, new(Config).Validate(), "")
-	checkText(t, (&Config{AdminAddr: "x", LogLevel: "loud", LogFormat: "xml"}).Validate(), strings.Join([]string{
+	checkText(t, (&Config{AdminAddr: "x", LogLevel: "loud", LogFormat: "xml", Cluster: "a b"}).Validate(), strings.Join([]string{
 		`ADMIN_ADDR="x": want host:port or :port, e.g. 127.0.0.1:4000`,
 		`LOG_LEVEL="loud": want one of debug, info, warn, error`,
 		`LOG_FORMAT="xml": want one of json, console`,
+		`CLUSTER="a b": want at most 64 letters, digits, and _ . -`,
 	}, "\n"))
+	checkText(t, (&Config{Cluster: strings.Repeat("x", 65)}).Validate(), `CLUSTER="`+strings.Repeat("x", 65)+`": want at most 64 letters, digits, and _ . -`)
+	checkText(t, (&Config{Cluster: "Prod_eu-1.b"}).Validate(), "")
 }
 
 func TestConfigError(t *testing.T) {
@@ -207,7 +210,7 @@ func TestVariablesOfAConfig(t *testing.T) {
 	for _, v := range variables(reflect.TypeFor[wideConfig]()) {
 		names = append(names, v.name)
 	}
-	want := "ADMIN_ADDR LOG_LEVEL LOG_FORMAT WAIT COUNT SMALL NATURAL RATIO ON PORTS WAITS EVEN POINTER SECRET KEY TEXT NAMED NESTED_DEPTH"
+	want := "ADMIN_ADDR LOG_LEVEL LOG_FORMAT CLUSTER WAIT COUNT SMALL NATURAL RATIO ON PORTS WAITS EVEN POINTER SECRET KEY TEXT NAMED NESTED_DEPTH"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("variables %s, want %s", got, want)
 	}

@@ -192,7 +192,7 @@ func TestRunGetsItsConfig(t *testing.T) {
 	if code := s.wait(); code != 0 {
 		t.Fatalf("exit code %d: %s", code, s.stderr)
 	}
-	want := testConfig{Config{"", "warn", "json"}, ":4000", 90 * time.Second, 256, "abc"}
+	want := testConfig{Config{LogLevel: "warn", LogFormat: "json"}, ":4000", 90 * time.Second, 256, "abc"}
 	if got != want {
 		t.Errorf("config %+v, want %+v", got, want)
 	}
@@ -293,6 +293,7 @@ VARIABLE    DEFAULT  MEANING
 ADMIN_ADDR  (unset)  host:port of health, metrics and profiles, for operators only; unset: no admin listener
 LOG_LEVEL   info     debug, info, warn or error
 LOG_FORMAT  json     json or console
+CLUSTER     (unset)  name of the cluster; links to processes of one with another name are refused; unset fits any
 TEST_ADDR   :4000    where clients connect
 TEST_TTL    2m       how long it keeps messages
 TEST_SIZE   256      how many messages it keeps

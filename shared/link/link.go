@@ -73,6 +73,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// SameCluster reports whether processes with these names for their cluster may link. Without a name a process fits any, as those do
+// that were built before there were names.
+func SameCluster(a, b string) bool { return a == "" || b == "" || a == b }
+
 // SilenceAllowed returns for how long nothing was heard of a peer when its lane ends with ErrSilentPeer.
 func (c Config) SilenceAllowed() time.Duration { return c.withDefaults().Silence }
 
