@@ -98,6 +98,7 @@ func droppedOf(t *testing.T, gw *gatewayProc, p *flooder) (dropped int) {
 // One message each for every fate there is, told by processes of their own.
 func TestExplain_EveryFateOfAMessage(t *testing.T) {
 	t.Parallel()
+	program(t, "ringcast") // built before anybody stalls: who takes nothing for 10 s is cut
 	s := newSite(t)
 	a, b := s.topicserver("ts-a"), s.topicserver("ts-b")
 	topic := s.topicOf("ts-a", 0)

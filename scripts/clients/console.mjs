@@ -86,6 +86,12 @@ async function openAll(topic) {
 
 const close = tabs => Promise.all(tabs.map(tab => tab.page.context().close()))
 
+async function publish(topic) {
+  const headers = {"Content-Type": "application/json"}
+  const answer = await fetch(new URL(`/api/topics/${topic}/publish`, urls[1]), {method: "POST", headers, body: '{"event":"say","payload":{"text":"knock"}}'})
+  same("status of a publish", answer.status, 200)
+}
+
 async function picture(name, options, view) {
   const tab = await Tab.open(urls[0] + "#room:matrix", options)
   await until("lines", async () => (await tab.text("#topics small")) === "joined")
@@ -104,7 +110,11 @@ async function picture(name, options, view) {
   await until("three lines", async () => (await tab.lines()).length === 3)
   await view?.(tab)
   await tab.sees("Neo you", "Trinity")
-  await until("a rate", async () => Number(await tab.text("#messages")) > 0)
+  await until("a rate", async () => { // of what is published while the page looks
+    await publish("topics:nebuchadnezzar")
+    await new Promise(r => setTimeout(r, 100))
+    return Number(await tab.text("#messages")) > 0
+  })
   await until("the topic among the busiest", async () => (await tab.text("#busiest tbody")).includes("room:matrix"))
   await until("the cluster", async () => (await tab.text("#servers")).includes("owns this topic"))
   const wide = await tab.page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
