@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 	"go.uber.org/zap"
@@ -161,42 +160,47 @@ func TestRenewedCertificateForClients(t *testing.T) {
 	client.silence() // its connection stays
 }
 
+// startUntil starts a cluster that cannot get ready, until it logs a message, and returns the lines with that message.
+func startUntil(t *testing.T, cfg cluster.Config, message string) []observer.LoggedEntry {
+	t.Helper()
+	core, logs := observer.New(zapcore.WarnLevel)
+	cfg.Log = zap.New(core)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := cluster.Start(ctx, cfg)
+		ended <- err
+	}()
+	eventually(t, message, func() bool { return logs.FilterMessage(message).Len() > 0 })
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Fatalf("the gateway has a link: %v", err)
+	}
+	return logs.FilterMessage(message).All()
+}
+
 // A server that answers at another's address is not taken for it.
 func TestRow40_APeerWithTheWrongID(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	a.issue("gw-1", certs.Request{Gateway: "gw-1"})
-	core, logs := observer.New(zapcore.WarnLevel)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-	defer cancel()
-	_, err := cluster.Start(ctx, cluster.Config{
+	lines := startUntil(t, cluster.Config{
 		TopicServer: func(ts *topicserver.Config) { ts.Links = a.links("ts-b") }, // it is ts-a
 		Gateway:     func(g *gateway.Config) { quick(g); g.Links = a.links("gateway") },
-		Log:         zap.New(core),
-	})
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("the gateway has a link: %v", err)
-	}
-	lines := logs.FilterMessage("no link to topic server; will keep trying").All()
-	if len(lines) == 0 || !strings.Contains(lines[0].ContextMap()["error"].(string), ") presents id ts-b") ||
-		!strings.Contains(lines[0].ContextMap()["error"].(string), "peer ts-a (127.0.0.1:") {
+	}, "no link to topic server; will keep trying")
+	text := fmt.Sprint(lines[0].ContextMap()["error"])
+	if !strings.Contains(text, ") presents id ts-b") || !strings.Contains(text, "peer ts-a (127.0.0.1:") {
 		t.Errorf("log: %v", lines)
 	}
 
 	// A gateway that gives another's name is refused.
-	core, logs = observer.New(zapcore.WarnLevel)
-	ctx, cancel = context.WithTimeout(t.Context(), 3*time.Second)
-	defer cancel()
-	if _, err = cluster.Start(ctx, cluster.Config{
+	refused := startUntil(t, cluster.Config{
 		TopicServer: func(ts *topicserver.Config) { ts.Links = a.links("ts-a") },
 		Gateway:     func(g *gateway.Config) { quick(g); g.Links = a.links("gw-1") }, // it is gw-a
-		Log:         zap.New(core),
-	}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("the gateway has a link: %v", err)
-	}
-	refused := logs.FilterMessage("refused a lane").All()
-	if len(refused) == 0 || !strings.Contains(refused[0].ContextMap()["detail"].(string), `peer gateway "gw-a" (127.0.0.1:`) ||
-		!strings.Contains(refused[0].ContextMap()["detail"].(string), "presents id gateway gw-1") {
+	}, "refused a lane")
+	text = fmt.Sprint(refused[0].ContextMap()["detail"])
+	if !strings.Contains(text, `peer gateway "gw-a" (127.0.0.1:`) || !strings.Contains(text, "presents id gateway gw-1") {
 		t.Errorf("log: %v", refused)
 	}
 }
