@@ -279,7 +279,7 @@ func orEmpty(payload any) any {
 }
 
 // PublishBinary is Publish with a payload of any bytes, which arrives as Message.Binary. Topic and event have at most 255
-// bytes then. Clients of a protocol that has no place for bytes do not get the message.
+// bytes then. Clients of a protocol that has no place for bytes do not get the message. Its errors are Publish's.
 func (ch *Channel) PublishBinary(ctx context.Context, event string, payload []byte) error {
 	err := checkPushEvent(event)
 	if err == nil && max(len(event), len(ch.topic)) > maxBinaryPart {

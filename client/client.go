@@ -166,6 +166,7 @@ func (c *Client) Channel(topic string, params any) *Channel {
 
 // Join makes a channel and joins it: see Channel and Channel.Join. Messages that come before On is called on the
 // returned channel pass unseen; a channel that must see all of them is made with Channel, given callbacks, then joined.
+// Its errors are Channel.Join's, and there is no channel then.
 func (c *Client) Join(ctx context.Context, topic string, params any) (*Channel, error) {
 	ch := c.Channel(topic, params)
 	if err := ch.Join(ctx); err != nil {

@@ -142,7 +142,7 @@ func (n *Names) Send(ctx context.Context, name string, data any) error {
 	return n.send(ctx, name, "", data)
 }
 
-// SendBytes is Send for bytes, which clients of other formats get as they are.
+// SendBytes is Send for bytes, which clients of other formats get as they are. Its errors are Send's.
 func (n *Names) SendBytes(ctx context.Context, name string, data []byte) error {
 	_, err := n.ch.Push(ctx, "send", bytesPayload(map[string]string{"name": name}, data))
 	return err
@@ -189,7 +189,8 @@ func (n *Names) Request(ctx context.Context, name string, data any) (NameMessage
 	}
 }
 
-// Reply answers a message that was sent by Request.
+// Reply answers a message that was sent by Request. A message without From or ID wants no reply, which is an error; the others
+// are Send's. A callback may call it.
 func (n *Names) Reply(ctx context.Context, m NameMessage, data any) error {
 	if m.From == "" || m.ID == "" {
 		return errors.New("client: reply: the message wants no reply")
@@ -197,7 +198,7 @@ func (n *Names) Reply(ctx context.Context, m NameMessage, data any) error {
 	return n.send(ctx, m.From, m.ID, data)
 }
 
-// Leave gives all names up and ends the Names.
+// Leave gives all names up and ends the Names. They are given up even if it returns an error: Channel.Leave's.
 func (n *Names) Leave(ctx context.Context) error {
 	n.mu.Lock()
 	clear(n.held)

@@ -46,8 +46,8 @@ type PresenceMeta struct {
 
 // Present is a key and all that is present under it, the oldest first.
 type Present struct {
-	Key   string
-	Metas []PresenceMeta
+	Key   string         // as the channels chose, or the server
+	Metas []PresenceMeta // at least one
 }
 
 // Presence is a channel's view of who is on its topic, over all gateways, and its own part in that. Where the channel is
@@ -74,7 +74,8 @@ type Presence struct {
 type presenceDiff struct{ Joins, Leaves presenceState }
 
 // NewPresence makes a channel take part in the presence of its topic, from its next join on. The channel must not be joined
-// yet, and have no Presence; its params must be an object, or nil, without the key "presence".
+// yet, and have no Presence; its params must be an object, or nil, without the key "presence". The error is that one of these
+// is not so, or that cfg.Meta is no object.
 func NewPresence(ch *Channel, cfg PresenceConfig) (*Presence, error) {
 	p := &Presence{ch: ch, cfg: cfg, key: cfg.Key, present: make(map[string][]PresenceMeta)}
 	if !cfg.Watch {

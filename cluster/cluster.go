@@ -34,7 +34,7 @@ type Config struct {
 
 // Cluster is a running cluster. Any goroutine may call its methods.
 type Cluster struct {
-	Ring         *ring.Ring
+	Ring         *ring.Ring // that it was started with
 	TopicServers []*TopicServer
 	Gateways     []*Gateway
 
@@ -69,7 +69,8 @@ func (g *Gateway) URL() string { return "ws://" + g.Addr + "/socket" }
 // WebSocketURL is where everybody else connects.
 func (g *Gateway) WebSocketURL() string { return g.URL() + "/websocket?vsn=2.0.0" }
 
-// Start starts a cluster and returns when every gateway has its links, or ctx is canceled. The caller must Stop it.
+// Start starts a cluster and returns when every gateway has its links. The caller must Stop it. If a node does not start, or
+// ctx is canceled before, it returns the error and nothing runs.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
@@ -179,7 +180,7 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 // Failed delivers the error of a node that ended without being stopped.
 func (c *Cluster) Failed() <-chan error { return c.failed }
 
-// Stop stops the gateways, then the topic servers, and returns when all have ended.
+// Stop stops the gateways, then the topic servers, and returns when all have ended, with the errors that they ended with.
 func (c *Cluster) Stop() error {
 	var errs []error
 	var wg sync.WaitGroup

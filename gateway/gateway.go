@@ -207,7 +207,8 @@ func (g *Gateway) openPolls() {
 	}
 }
 
-// Run loads the ring file, listens, and serves until ctx is canceled.
+// Run loads the ring file, listens, and serves until ctx is canceled. A ring file, address or certificate that is of no use
+// is a daemon.ErrConfig; any other error is Serve's.
 func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	rg, err := ring.Load(cfg.RingFile)
 	if err != nil {
@@ -235,8 +236,9 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	return g.Serve(ctx, lis)
 }
 
-// Serve serves clients on lis until ctx is canceled; then it closes their sockets with 1012 and returns when they are
-// closed or cfg.StopTimeout is over. It closes lis.
+// Serve serves clients on lis until ctx is canceled; then it closes their sockets with 1012, spread over cfg.Drain, and
+// returns nil when they are closed or cfg.StopTimeout is over after that. It closes lis. The error is that it could not begin, or
+// that the HTTP server has ended by itself. It is to be called once.
 func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	// The links outlive the clients, so that what clients sent before their close still gets its answer.
 	links, cutLinks := context.WithCancel(context.WithoutCancel(ctx))
@@ -323,7 +325,8 @@ func (g *Gateway) stop() {
 	g.log.Info("sent clients away", zap.Int("sockets", total), zap.Duration("held", held))
 }
 
-// Ready returns nil when the gateway has links to its topic servers.
+// Ready returns nil when the gateway has links to its topic servers, else an error that names one it has none to; see
+// router.Router.Ready. Any goroutine may call it.
 func (g *Gateway) Ready() error { return g.router.Ready() }
 
 // Stats returns the counts of the sockets and of the router.

@@ -121,7 +121,8 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	return s, nil
 }
 
-// Run loads the ring file, listens, and serves until ctx is canceled.
+// Run loads the ring file, listens, and serves until ctx is canceled. A ring file, id, address or certificate that is of no
+// use is a daemon.ErrConfig; any other error is Serve's.
 func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	rg, err := ring.Load(cfg.RingFile)
 	if err != nil {
@@ -264,7 +265,7 @@ func (s *Server) openLanes() []*lane {
 	return lanes
 }
 
-// Ready returns nil while the server accepts links.
+// Ready returns nil while the server accepts links: from the start of Serve until its ctx is canceled.
 func (s *Server) Ready() error {
 	if !s.serving.Load() {
 		return errors.New("not accepting links from gateways")

@@ -24,7 +24,7 @@ import (
 type Event struct {
 	From    string // the sender
 	Channel string // the name or the channel
-	Data    []byte
+	Data    []byte // any bytes
 }
 
 // Refusals. Those of names are the client's.
@@ -74,7 +74,8 @@ func Start(ctx context.Context, url, key string, callback func(Event), cfg clien
 	return p, nil
 }
 
-// Stop disconnects the user: its names and subscriptions end. It returns when the callback has run for the last time.
+// Stop disconnects the user: its names and subscriptions end. It returns when the callback has run for the last time. Its
+// error is client.Client.Close's.
 func (p *Peer) Stop() error { return p.client.Close() }
 
 // SetCallback changes the callback for all that comes from now on.
@@ -161,7 +162,8 @@ type message struct {
 }
 
 // Pub publishes data to all that have subscribed the channel, the peer included if it has. A channel that it has not
-// subscribed is joined for as long as that takes.
+// subscribed is joined for as long as that takes; data that is published when leaving it fails is published all the same,
+// and the error says so. Others are those of client.Channel.Join and Publish.
 func (p *Peer) Pub(ctx context.Context, channel string, data []byte) error {
 	p.channels.Lock()
 	defer p.channels.Unlock()

@@ -104,7 +104,7 @@ func (r Reason) String() string {
 // is wrong is for the operator, in Detail.
 type Error struct {
 	Reason Reason
-	At     time.Time // for Expired
+	At     time.Time // the token's exp; for Expired only
 	Detail error     // may be nil; has nothing of the token in it
 }
 

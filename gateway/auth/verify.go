@@ -78,7 +78,7 @@ func newVerifier(cfg Config, log *zap.Logger, now func() time.Time) (*Verifier, 
 // Run reloads files that change and fetches the keys of URLs, until ctx is canceled.
 func (v *Verifier) Run(ctx context.Context) { v.runSources(ctx) }
 
-// Ready returns nil once there is a key.
+// Ready returns nil once there is a key, whether of a file or of a URL. Any goroutine may call it.
 func (v *Verifier) Ready() error {
 	if v.keys.Load().count == 0 {
 		return errors.New("no key for tokens yet")

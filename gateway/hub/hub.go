@@ -222,7 +222,8 @@ func (h *Hub) Clear(topic string) []*Channel {
 
 // Position is a place in a topic's order; see linkpb.Position.
 type Position struct {
-	Epoch, Offset uint64
+	Epoch  uint64 // names a topic's past: another one means that it was lost. They have no order
+	Offset uint64 // of a message, from 1, without holes within an epoch; 0 is before the first
 }
 
 // AppendRef appends the position as clients see it: the JSON string "epoch:offset", the epoch in base 36.
@@ -239,7 +240,7 @@ func (p Position) String() string {
 	return strconv.FormatUint(p.Epoch, 36) + ":" + strconv.FormatUint(p.Offset, 10)
 }
 
-// ParsePosition parses what AppendRef wrote, without its quotes.
+// ParsePosition parses what AppendRef wrote, without its quotes. The error says what it should look like; it is for clients.
 func ParsePosition(s string) (Position, error) {
 	epoch, offset, ok := strings.Cut(s, ":")
 	if !ok {
@@ -269,8 +270,8 @@ type Message struct {
 
 // Traced is what only a message that is traced has.
 type Traced struct {
-	Context  trace.Context
-	Received time.Time
+	Context  trace.Context // the parent of the delivery's span
+	Received time.Time     // from the lane, where that span begins
 }
 
 // NewMessage wraps a message that came down a lane. It keeps m's event and payload, and takes the topic's name from

@@ -26,7 +26,7 @@ var slowNames = [NumSlow]string{"close", "drop_oldest", "latest"}
 // String returns the policy's name, as in a join's params and in metrics.
 func (s Slow) String() string { return slowNames[s] }
 
-// ParseSlow parses the name of a policy.
+// ParseSlow parses the name of a policy. The error lists the names there are; it is for clients.
 func ParseSlow(name string) (Slow, error) {
 	for s, n := range slowNames {
 		if n == name {
@@ -67,8 +67,8 @@ type lag struct {
 
 // Range is messages of one channel that were skipped, From and To included.
 type Range struct {
-	From, To Position
-	Count    int // without those that the channel was not to have anyway
+	From, To Position // of one epoch
+	Count    int      // without those that the channel was not to have anyway
 }
 
 // Has reports whether the message at p is in the range.

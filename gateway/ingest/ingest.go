@@ -29,7 +29,7 @@ import (
 // Config configures a Consumer. URL, Queue, Publish and Check are required.
 type Config struct {
 	URL     string // amqp:// or amqps://; it may hold a password and is never logged
-	Queue   string
+	Queue   string // must exist unless Declare is set
 	Gateway string // names the connection at the broker
 
 	// Publish is router.Publish; Check says why a topic is not served.
@@ -61,7 +61,8 @@ type Stats struct {
 	Rejected  uint64 // messages that cannot be published
 }
 
-// New returns a consumer; Run starts its work.
+// New returns a consumer; Run starts its work. A URL that is none is an error, which does not repeat it; a broker that cannot
+// be reached is not: Run tries again.
 func New(cfg Config) (*Consumer, error) {
 	if _, err := amqp.ParseURI(cfg.URL); err != nil {
 		return nil, errors.New("want a URL like amqp://user:password@host:5672/vhost")

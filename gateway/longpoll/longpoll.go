@@ -40,7 +40,7 @@ const maxBodyBytes = 10_000_000
 
 // Config describes a gateway's long polls. Loops, Allow and Open are needed.
 type Config struct {
-	Loops *socket.Loops
+	Loops *socket.Loops // that the sessions' connections are on
 	// Allow is asked at every request, and Open for a new session after it; Open's first result is what the session's
 	// connection is opened with. A *fiber.Error of theirs refuses the client: as forbidden, or for now if it is 5xx.
 	Allow func(*fiber.Ctx) error

@@ -13,7 +13,8 @@ import (
 const MaxPublishID = 128
 
 // PublishID turns a publish id of a client into what the wire carries: the owners' windows have room for 16 bytes an id,
-// so it is hashed. The same id is the same publish, whichever way it comes in.
+// so it is hashed. The same id is the same publish, whichever way it comes in. An id that is empty or longer than MaxPublishID
+// is an error.
 func PublishID(id string) (high, low uint64, err error) {
 	if n := len(id); n == 0 || n > MaxPublishID {
 		return 0, 0, fmt.Errorf("want 1 to %d bytes", MaxPublishID)
@@ -30,7 +31,8 @@ func (r *Router) Publish(p *linkpb.Publish, done func(Outcome)) {
 	l.loop.Post(func() { l.Publish(p, done) })
 }
 
-// PublishAll publishes several messages, those of a topic in their order, and returns their outcomes. Those of which
+// PublishAll publishes several messages, those of a topic in their order, and returns their outcomes, in the order of the
+// messages. It waits for them, so no loop may call it. Those of which
 // nothing is known when ctx ends have the code UNKNOWN_OUTCOME.
 func (r *Router) PublishAll(ctx context.Context, messages []*linkpb.Publish) []Outcome {
 	type ended struct {

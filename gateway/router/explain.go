@@ -33,8 +33,8 @@ type Fate struct {
 	Session string     `json:"session"`        // as Router.SessionID names it
 	Peer    string     `json:"peer,omitempty"` // of the client's socket, while it is open
 	JoinRef string     `json:"join_ref,omitempty"`
-	State   string     `json:"state"`
-	Why     string     `json:"why,omitempty"`
+	State   string     `json:"state"`          // one of those above
+	Why     string     `json:"why,omitempty"`  // for people: what the state alone does not tell
 	From    string     `json:"from"`           // position after which the channel got the topic's messages
 	Last    string     `json:"last"`           // of the last one that it was given
 	Waiting int        `json:"waiting"`        // bytes that wait for the client, whatever they are
@@ -46,8 +46,8 @@ type Fate struct {
 // 1024 of them.
 type Explanation struct {
 	Position    string         `json:"position"`
-	Counts      map[string]int `json:"counts"`
-	Subscribers []Fate         `json:"subscribers"`
+	Counts      map[string]int `json:"counts"`      // of all subscribers, by state
+	Subscribers []Fate         `json:"subscribers"` // at most Question.Limit
 }
 
 // Explain asks every event loop what became of a message. Any goroutine may call it; an error is ctx's.

@@ -9,22 +9,22 @@ import (
 // TopicView is what a gateway knows of a topic, for operators.
 type TopicView struct {
 	Topic       string `json:"topic"`
-	RingVersion uint64 `json:"ring_version"`
-	Owner       string `json:"owner"` // by the ring in use
-	Lane        uint32 `json:"lane"`
-	LaneLive    bool   `json:"lane_live"`
+	RingVersion uint64 `json:"ring_version"` // in use here
+	Owner       string `json:"owner"`        // by the ring in use
+	Lane        uint32 `json:"lane"`         // that the topic goes over: its index among the owner's
+	LaneLive    bool   `json:"lane_live"`    // it is connected and greeted
 
 	// Subscription is none, asking (the owner has not answered yet), flowing, fetching (what was missed), refused, or moving.
 	Subscription string `json:"subscription"`
 	SubscribedAt string `json:"subscribed_at,omitempty"` // the server that messages come from
-	MovingTo     string `json:"moving_to,omitempty"`
-	Position     string `json:"position,omitempty"` // of the last message handed to event loops
-	Lingering    string `json:"lingering,omitempty"`
+	MovingTo     string `json:"moving_to,omitempty"`     // the server that the ring gives the topic to
+	Position     string `json:"position,omitempty"`      // of the last message handed to event loops
+	Lingering    string `json:"lingering,omitempty"`     // for how long, since the last leave
 
-	Channels []int `json:"channels"` // joined, by event loop
-	Joining  int   `json:"joining"`
-	InFlight int   `json:"publishes_in_flight"`
-	Parked   int   `json:"publishes_parked"` // wait for a new owner
+	Channels []int `json:"channels"`            // joined, by event loop
+	Joining  int   `json:"joining"`             // waiting for the owner's answer
+	InFlight int   `json:"publishes_in_flight"` // likewise
+	Parked   int   `json:"publishes_parked"`    // wait for a new owner
 }
 
 // Inspect tells what this gateway knows of a topic. Any goroutine may call it; an error is ctx's.

@@ -33,11 +33,11 @@ const shards = 64
 // Config configures a Router. The zero value of a field means its default, but for Gateway, Ring and Loops, which are
 // required.
 type Config struct {
-	Gateway  string // this gateway's id
-	Cluster  string // name of the cluster that it is of; empty fits any
-	Instance uint64 // of its process; default random
-	Ring     *ring.Ring
-	Loops    *socket.Loops
+	Gateway  string        // this gateway's id
+	Cluster  string        // name of the cluster that it is of; empty fits any
+	Instance uint64        // of its process; default random
+	Ring     *ring.Ring    // to begin with; Rings().Replace takes the next ones
+	Loops    *socket.Loops // at most 64; they must outlive the router
 
 	Lanes          int           // per link; default 2
 	Linger         time.Duration // from the last leave to the unsubscribe; default 1 s
@@ -93,8 +93,8 @@ func (c Config) withDefaults() Config {
 
 // Outcome is how a join or a publish ended.
 type Outcome struct {
-	Code   linkpb.Code
-	Detail string
+	Code   linkpb.Code // OK, a definite error, or UNKNOWN_OUTCOME: it may have happened
+	Detail string      // of an error, for people
 	// Position is, when Code is OK, where a publish stands, or the place after which a channel gets every message.
 	Position hub.Position
 	// Recovered is true for a join with a Since place when everything behind that place reaches the channel.
@@ -162,7 +162,7 @@ type counters struct {
 	joinEnds    [maxCode]atomic.Uint64 // joins that were answered, by code
 }
 
-// New returns a router with no lanes open; Run opens them.
+// New returns a router with no lanes open; Run opens them. More than 64 loops are an error.
 func New(cfg Config) (*Router, error) {
 	cfg = cfg.withDefaults()
 	if n := cfg.Loops.Len(); n > 64 {

@@ -99,7 +99,8 @@ func (t *Topics) judge(topic string) (verdict, string) {
 	return served, ""
 }
 
-// Check says why a topic is not served; nil means that it is.
+// Check says why a topic is not served; nil means that it is. The text is what clients are told: "unmatched topic", or
+// "invalid topic: …".
 func (t *Topics) Check(topic string) error {
 	switch v, text := t.judge(topic); v {
 	case served:

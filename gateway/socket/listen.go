@@ -43,7 +43,7 @@ type Door struct {
 	// and wait for the HTTP server. While there are as many, one more is accepted each Pause: so those who
 	// connect and say nothing do not lock others out.
 	Most  int
-	Pause time.Duration
+	Pause time.Duration // see Most
 
 	// Timeout is how long a connection may stay without a word.
 	Timeout time.Duration

@@ -165,7 +165,8 @@ type Loops struct {
 	listener atomic.Pointer[Listener] // nil before Listen
 }
 
-// New starts the loops. The caller must Close them.
+// New starts the loops, a goroutine each. The caller must Close them. The error is that the configuration makes no sense, or
+// that the system has no descriptors left.
 func New(cfg Config) (*Loops, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

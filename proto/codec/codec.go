@@ -76,13 +76,15 @@ type Ref []byte
 // Frame is one decoded client frame. Its slices alias the message it was decoded from, so they are good for as long
 // as that is; escaped text and the refs of binary frames are copies.
 type Frame struct {
+	// JoinRef names the client's join that the frame belongs to, Ref the frame itself, for its reply. A client that wants
+	// no reply sends a null Ref.
 	JoinRef, Ref Ref
 	// Topic and Event are text without JSON escapes, valid UTF-8, of any length, perhaps empty.
 	Topic, Event []byte
 	// Payload is JSON text without white space around it, known to be well formed and to nest no deeper than
 	// MaxDepth; or any bytes if Binary is set.
 	Payload []byte
-	Binary  bool
+	Binary  bool // it came in a format's binary form: Payload is no JSON
 }
 
 // Push is what subscribers are sent. Its texts should be valid UTF-8.
@@ -157,7 +159,7 @@ func AppendControl(dst []byte, c Codec, joinRef Ref, topic, event string) []byte
 // Error says what is wrong with bytes that a client sent. Its text quotes at most a byte of them and has at most 123
 // bytes, which makes it fit for the reason of a WebSocket close frame.
 type Error struct {
-	Reason string
+	Reason string // for the client, in English; it names the place in the bytes where that helps
 }
 
 func (e *Error) Error() string { return e.Reason }

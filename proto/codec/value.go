@@ -104,7 +104,7 @@ func (v Value) next(s *scanner) Value {
 	return Value{Text: s.data[start:s.pos:s.pos], Offset: v.Offset + start}
 }
 
-// String returns what a JSON string means.
+// String returns what a JSON string means, without its escapes. The error, for any other value, is an *InputError.
 func (v Value) String() (string, error) {
 	if v.Text[0] != '"' {
 		return "", v.Errorf("want a string")
@@ -117,7 +117,8 @@ func (v Value) String() (string, error) {
 	return string(text), nil
 }
 
-// Payload returns the text of a value that may be a message's payload: an object that nests no deeper than MaxDepth.
+// Payload returns the text of a value that may be a message's payload: an object that nests no deeper than MaxDepth. The
+// error, for any other value, is an *InputError. The text aliases what was parsed.
 func (v Value) Payload() ([]byte, error) {
 	if !IsObject(v.Text) {
 		return nil, v.Errorf("payload must be an object")

@@ -26,7 +26,8 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// OpenAuthority opens the authority in a directory, or makes one there that counts for ten years.
+// OpenAuthority opens the authority in a directory, or makes one there that counts for ten years. It is an error if the
+// directory has a certificate without a key that can be read: what such an authority has issued must not be orphaned by a new one.
 func OpenAuthority(dir string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -100,7 +101,8 @@ type Request struct {
 // AnyGateway stands for all gateways in a Request.
 const AnyGateway = "*"
 
-// Issue makes a certificate and writes it to name.pem, its key to name-key.pem, over what is there.
+// Issue makes a certificate and writes it to name.pem, its key (mode 0600) to name-key.pem, over what is there. The error
+// is of the file system; the pair may be half written then, and Issue is to be called again.
 func (a *Authority) Issue(name string, r Request) error {
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, NotBefore: r.NotBefore, NotAfter: r.NotAfter,

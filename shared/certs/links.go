@@ -114,7 +114,7 @@ func (id *Identity) Expires() time.Time { return id.pair.Expires() }
 // PeerError tells that the peer of a link is authentic, and another one than it should be.
 type PeerError struct {
 	Want string // e.g. "ts-2"
-	Have *Peer
+	Have *Peer  // what its certificate says
 }
 
 func (e *PeerError) Error() string { return fmt.Sprintf("peer %s presents id %s", e.Want, e.Have) }

@@ -71,7 +71,7 @@ func Invalid(name string, value any, format string, args ...any) error {
 }
 
 // CheckAddr checks an address to listen on: host:port, where an empty host means every interface and port 0 any free
-// port. It asks no resolver.
+// port. It asks no resolver. Its error, as those of the checks that follow, is made by Invalid and says what would be right.
 func CheckAddr(name, value string) error {
 	host, port, err := net.SplitHostPort(value)
 	if err != nil {

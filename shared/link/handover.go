@@ -22,10 +22,12 @@ type Handover struct {
 // first Receive.
 func (h *Handover) Greeted() { h.conn.prove() }
 
-// Receive waits for the next message.
+// Receive waits for the next message. An error means that the handover has ended, by whomever; a peer that is silent or a
+// stranger ends it within the times of Config.
 func (h *Handover) Receive() (*linkpb.Wants, error) { return h.stream.Recv() }
 
-// Send sends a message. It does not wait for the peer.
+// Send sends a message. It does not wait for the peer: nil means that the message is queued, not that it has come. An error
+// means that the handover has ended.
 func (h *Handover) Send(m *linkpb.Gives) error { return h.stream.Send(m) }
 
 // Backlog returns how many bytes wait for a peer that does not read. More than Config.MaxQueued end the handover.
@@ -82,13 +84,13 @@ func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*T
 // Greeted is Handover.Greeted.
 func (t *Taking) Greeted() { t.conn.prove() }
 
-// Receive waits for the next message.
+// Receive is Handover.Receive.
 func (t *Taking) Receive() (*linkpb.Gives, error) { return t.stream.Recv() }
 
-// Send sends a message. It does not wait for the peer.
+// Send is Handover.Send.
 func (t *Taking) Send(m *linkpb.Wants) error { return t.stream.Send(m) }
 
-// Close ends the handover and waits for its goroutines.
+// Close ends the handover and waits for its goroutines, not for the peer. It may be called again.
 func (t *Taking) Close() {
 	_ = t.conn.Close()
 	_ = t.dialed.Close()

@@ -52,7 +52,7 @@ type Config struct {
 	// Identity encrypts links, and proves to each end who the other one is. Nil means plain text, which only peers on the
 	// same host may use unless Insecure is set.
 	Identity *certs.Identity
-	Insecure bool
+	Insecure bool // plain text is allowed between hosts; it means nothing beside an Identity
 	// Server is, for those who dial, the id that the peer's certificate must have.
 	Server string
 }

@@ -29,7 +29,7 @@ func SameRing(m *linkpb.Ring, r *ring.Ring) bool {
 }
 
 // DecodeRing makes the ring that a peer sent. It builds the whole ring, which takes milliseconds: callers compare
-// versions first.
+// versions first. A ring that breaks the rules of ring files is an error: peers are not trusted with those either.
 func DecodeRing(m *linkpb.Ring) (*ring.Ring, error) {
 	servers := make([]ring.Server, 0, len(m.Servers))
 	for _, s := range m.Servers {

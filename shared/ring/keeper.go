@@ -57,7 +57,8 @@ func (k *Keeper) Known() []*Ring {
 // Replace puts a ring to use that follows the current one by Follow's rules, whose error it returns otherwise.
 func (k *Keeper) Replace(next *Ring) error { return k.replace(next, false) }
 
-// Adopt is Replace for a ring that a peer uses. The peer has judged how much it moves.
+// Adopt is Replace for a ring that a peer uses. The peer has judged how much it moves, so that is no error here: those left
+// are ErrSame, ErrOlder and ErrConflict. The hooks run before it returns, one call at a time.
 func (k *Keeper) Adopt(next *Ring) error { return k.replace(next, true) }
 
 func (k *Keeper) replace(next *Ring, judged bool) error {

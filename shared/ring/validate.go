@@ -26,15 +26,15 @@ const maxProblems = 50
 
 // Problem is one thing wrong with a ring.
 type Problem struct {
-	Line, Column int // counted from 1; 0 if the problem has no such place
-	Text         string
+	Line, Column int    // counted from 1; 0 if the problem has no such place
+	Text         string // what is wrong, and what would be right; one line
 }
 
 // Error reports everything that is wrong with a ring file, in the order of its lines.
 type Error struct {
-	Path     string // the file as it was named; empty if the ring did not come from a file
-	Problems []Problem
-	Omitted  int // problems beyond the first 50
+	Path     string    // the file as it was named; empty if the ring did not come from a file
+	Problems []Problem // at least one
+	Omitted  int       // problems beyond the first 50
 }
 
 // Error returns one line per problem: "ring file PATH:LINE:COLUMN: text", without a last line end.

@@ -55,7 +55,8 @@ type Tracer struct {
 }
 
 // New returns a tracer that exports to cfg.Endpoint, nil if there is none. Headers, certificates and the like are as
-// the OTEL_EXPORTER_OTLP_* variables say. It does not wait for the collector. The caller must Close it.
+// the OTEL_EXPORTER_OTLP_* variables say; what they or the endpoint have wrong is the error. It does not wait for the
+// collector, and one that cannot be reached is no error: its spans are lost. The caller must Close it.
 func New(cfg Config) (*Tracer, error) {
 	if cfg.Endpoint == "" {
 		return nil, nil

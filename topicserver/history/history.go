@@ -14,7 +14,7 @@ import (
 // Position is a place in a topic's order. Offsets start at 1 and have no holes within an epoch; offset 0 is the place
 // before the first message. Epochs are names, not numbers: of two epochs neither is the later one.
 type Position struct {
-	Epoch  uint64
+	Epoch  uint64 // never 0
 	Offset uint64
 }
 

@@ -71,7 +71,7 @@ func NewMemory(cfg Config) *Memory {
 	return m
 }
 
-// Append implements Store.
+// Append implements Store. It may evict other topics, the one used longest ago first, to stay within the bound over all.
 func (m *Memory) Append(topic string, msg Message, now time.Time) error {
 	if msg.Offset == 0 {
 		return fmt.Errorf("history: append to topic %q: offset 0, the first is 1: %w", topic, ErrOrder)

@@ -7,10 +7,10 @@ import (
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
 
-// Subscriber is one subscriber of a topic: ID is unique within the gateway.
+// Subscriber is one subscriber of a topic.
 type Subscriber struct {
-	Gateway string
-	ID      uint64
+	Gateway string // as it names itself
+	ID      uint64 // of the client's socket, unique within the gateway's process
 }
 
 // Subscribers lists a topic's subscribers, sorted by gateway and id. A topic nobody uses has none.

@@ -29,7 +29,7 @@ type Config struct {
 	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
 	IDs      int
 	IDTTL    time.Duration
-	Presence Presence
+	Presence Presence // bounds and times of presence
 	// NameGrace is how long a name is kept for a holder whose gateway has no link.
 	NameGrace time.Duration
 	// Publishes bounds the messages that are appended to one topic; the zero value does not.

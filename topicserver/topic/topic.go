@@ -68,8 +68,8 @@ type subscription struct {
 // lane stands for its gateway in a topic's subscriber sets.
 type Lane struct {
 	// Static.
-	Gateway string
-	Out     *link.Sender
+	Gateway string       // as it names itself
+	Out     *link.Sender // to it; topics append under their locks, and a Turn flushes
 	// Instance tells the gateway's process from those before it. Set before the lane is used.
 	Instance uint64
 
