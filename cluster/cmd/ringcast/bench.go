@@ -186,14 +186,7 @@ func (b *benchFlags) config() (bench.Config, error) {
 		return cfg, errors.New("--coalesce needs --floor")
 	}
 	if b.floor {
-		self, err := os.Executable()
-		if err != nil {
-			return cfg, err
-		}
-		cfg.FloorCommand = []string{self, "bench", "floor-server"}
-		if b.coalesce {
-			cfg.FloorCommand = append(cfg.FloorCommand, "--coalesce")
-		}
+		return cfg, addFloor(&cfg, b.coalesce)
 	}
 	return cfg, nil
 }

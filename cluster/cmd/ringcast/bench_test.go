@@ -26,6 +26,8 @@ func TestBenchRefusesOptions(t *testing.T) {
 		{"bench churn --url ws://127.0.0.1:1/socket --pids 1 --bin x", "exclude each other"},
 		{"bench churn --coalesce", "--coalesce needs --floor"},
 		{"bench churn more", "usage"},
+		{"bench goals --runs 0", "at least 1 run"},
+		{"bench goals --duration 1ms", "1s to 1m"},
 		{"bench nothing", "no command"},
 	} {
 		err := run(t.Context(), io.Discard, strings.Fields(c.args))
