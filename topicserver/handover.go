@@ -11,6 +11,7 @@ import (
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/topicserver/topic"
 )
 
 // A ring change moves topics between servers that are all at work. The new owner pulls:
@@ -335,6 +336,14 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 		return 0, fmt.Errorf("peer gives topic %q, which was not asked for", name)
 	case notYet:
 		return 0, nil
+	}
+	bad := topic.CheckState(state)
+	switch {
+	case bad != nil:
+		// As if the giver did not have it: it begins anew here, or another server has it.
+		tk.s.moves.refused.Add(1)
+		tk.s.log.Error("what another server has of a topic cannot be; the topic begins anew",
+			zap.String("topic", name), zap.String("old_owner", g.server.ID), zap.Error(bad))
 	case !state.Absent:
 		tk.mu.Lock()
 		if tk.arrived[g.server.ID] == nil {

@@ -11,6 +11,7 @@ type moves struct {
 	taken     atomic.Uint64        // came over from others
 	discarded atomic.Uint64        // came over from others when they had begun anew here already
 	lost      atomic.Uint64        // were on offer from a server that could not be reached any more; they begin anew
+	refused   atomic.Uint64        // came over from others and were not as they must be; they begin anew
 	given     atomic.Uint64        // went to others
 	time      prometheus.Histogram // of those taken: from asking for it to having it
 }
@@ -100,7 +101,7 @@ func (s *Server) register(reg *prometheus.Registry) {
 	counter("repeats_total", "Publishes whose id was known, answered and not appended again.",
 		func() float64 { return float64(s.topics.Stats().Repeats) })
 	for outcome, count := range map[string]*atomic.Uint64{
-		"taken": &s.moves.taken, "discarded": &s.moves.discarded, "lost": &s.moves.lost, "given": &s.moves.given,
+		"taken": &s.moves.taken, "discarded": &s.moves.discarded, "lost": &s.moves.lost, "refused": &s.moves.refused, "given": &s.moves.given,
 	} {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringcast_topic_handovers_total", Help: "Topics that went from server to server, by how that ended.",

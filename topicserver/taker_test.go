@@ -1,7 +1,9 @@
 package topicserver
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -171,5 +173,78 @@ func TestADeadServerCostsOneWait(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// A topic whose state cannot be begins anew, and is forgotten by the one that gave it; the others come over.
+func TestAStateThatCannotBe(t *testing.T) {
+	lis, b := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	servers := []ring.Server{{ID: "ts-a", Addr: lis.Addr().String()}, {ID: "ts-b", Addr: b.Addr().String()}}
+	r2, err := ring.New(2, servers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := ownedBy(t, 2, r2, "ts-a", r2, "ts-a")
+	good, bad := names[0], names[1]
+	const epoch = 77
+	state := func(name, said string) *linkpb.TopicState {
+		return &linkpb.TopicState{Topic: name, Position: &linkpb.Position{Epoch: epoch, Offset: 5}, History: [][]byte{
+			linkpb.AppendItem(nil, linkpb.KindMessage, &linkpb.Message{Topic: said, Event: "e", Position: &linkpb.Position{Epoch: epoch, Offset: 5}}),
+		}}
+	}
+	states := map[string]*linkpb.TopicState{good: state(good, good), bad: state(bad, good)}
+	forgotten := make(chan string, 2)
+	giver := func(h *link.Handover) error {
+		if _, err := h.Receive(); err != nil {
+			return err
+		}
+		h.Greeted()
+		err := h.Send(&linkpb.Gives{Rings: []*linkpb.Ring{link.EncodeRing(r2)}, Offers: names, Offered: true})
+		for err == nil {
+			var m *linkpb.Wants
+			if m, err = h.Receive(); err != nil {
+				return nil //nolint:nilerr // the taker is done
+			}
+			for _, name := range m.Pull {
+				err = h.Send(&linkpb.Gives{State: states[name]})
+			}
+			for _, name := range m.Taken {
+				forgotten <- name
+				err = h.Send(&linkpb.Gives{})
+			}
+		}
+		return err
+	}
+	served := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		served <- link.Serve(ctx, b, link.ServeConfig{Handover: giver, Handle: func(l *link.Lane) { l.Close() }})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := await(t, "the giver to return", served); err != nil {
+			t.Error(err)
+		}
+	})
+
+	s := startOn(t, Config{ID: "ts-a"}, r2, lis)
+	done := []string{await(t, "a topic to be forgotten", forgotten), await(t, "the other topic to be forgotten", forgotten)}
+	if slices.Sort(done); !slices.Equal(done, slices.Sorted(slices.Values(names))) {
+		t.Errorf("forgotten are %v", done)
+	}
+	g := s.connect(t, "gw-a")
+	for name, kept := range map[string]bool{good: true, bad: false} {
+		p := g.publishAt(t, name, "x")
+		if kept && (p.Epoch != epoch || p.Offset != 6) || !kept && (p.Epoch == epoch || p.Offset != 1) {
+			t.Errorf("%s: published at %v", name, p)
+		}
+	}
+	lines := s.logs.FilterMessage("what another server has of a topic cannot be; the topic begins anew").All()
+	if len(lines) != 1 || lines[0].ContextMap()["topic"] != bad || lines[0].ContextMap()["old_owner"] != "ts-b" ||
+		lines[0].ContextMap()["error"] != fmt.Sprintf("message 1 of 1: it is of topic %q", good) {
+		t.Errorf("log %v", lines)
+	}
+	if taken, refused := s.moves.taken.Load(), s.moves.refused.Load(); taken != 1 || refused != 1 {
+		t.Errorf("%d taken, %d refused", taken, refused)
 	}
 }
