@@ -33,6 +33,7 @@ type Config struct {
 	SoftQueue      int           `env:"SOFT_QUEUE_BYTES" envDefault:"262144" help:"bytes that may wait for one client for longer than SOFT_QUEUE_TIME; 0 is as many as MAX_QUEUE_BYTES"`
 	SoftQueueTime  time.Duration `env:"SOFT_QUEUE_TIME" envDefault:"5s" help:"how long more than SOFT_QUEUE_BYTES may wait for one client"`
 	QueueBudget    int           `env:"QUEUE_BUDGET_BYTES" envDefault:"0" help:"bytes that may wait for all clients together; 0 means a quarter of GOMEMLIMIT, or 1 GiB if that is not set"`
+	InputBudget    int           `env:"INPUT_BUDGET_BYTES" envDefault:"0" help:"bytes of client messages that have begun and are not whole, for all clients together; 0 means an eighth of GOMEMLIMIT, or 512 MiB if that is not set"`
 	MaxChannels    int           `env:"MAX_CHANNELS" envDefault:"100" help:"channels per client socket"`
 	APIKeys        string        `env:"API_KEYS" secret:"true" help:"keys of the HTTP API: name:scope+scope:sha256, comma-separated; scopes are publish, read, kick"`
 	APIKeysFile    string        `env:"API_KEYS_FILE" help:"YAML file with the keys of the HTTP API, read again when it changes; without keys the API is off"`
@@ -107,6 +108,7 @@ func (c *Config) Validate() error {
 		{"MAX_QUEUE_BYTES", c.MaxQueue, 4096, 1 << 30},
 		{"SOFT_QUEUE_BYTES", c.SoftQueue, 0, 1 << 30},
 		{"QUEUE_BUDGET_BYTES", c.QueueBudget, 0, math.MaxInt},
+		{"INPUT_BUDGET_BYTES", c.InputBudget, 0, math.MaxInt},
 		{"API_MAX_BODY_BYTES", c.APIMaxBody, 1024, 64 << 20},
 		{"API_RATE", c.APIRate, 0, 1_000_000},
 		{"MAX_CHANNELS", c.MaxChannels, 1, 10_000},
@@ -146,13 +148,21 @@ func (c *Config) Validate() error {
 
 // queueBudget returns how many bytes may wait for all clients together.
 func (c *Config) queueBudget() int {
-	if c.QueueBudget > 0 {
-		return c.QueueBudget
+	return budget(c.QueueBudget, 4, 1<<30)
+}
+
+// inputBudget returns how many bytes of messages that are not whole may be kept for all clients together.
+func (c *Config) inputBudget() int { return budget(c.InputBudget, 8, 512<<20) }
+
+// budget returns n if that is set, else a share of the memory limit, or def if there is none.
+func budget(n int, share int64, def int) int {
+	if n > 0 {
+		return n
 	}
 	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
-		return int(limit / 4)
+		return int(limit / share)
 	}
-	return 1 << 30
+	return def
 }
 
 // apiKeys returns the keys of the HTTP API, nil if there are none.

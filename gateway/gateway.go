@@ -141,7 +141,7 @@ func (g *Gateway) build(rg *ring.Ring) (err error) {
 	}
 	g.loops, err = socket.New(socket.Config{
 		Loops: g.cfg.Loops, MaxMessageBytes: g.cfg.MaxMessage, MaxQueueBytes: g.cfg.MaxQueue, IdleTimeout: g.cfg.IdleTimeout,
-		SoftQueueBytes: g.cfg.SoftQueue, SoftQueueTime: g.cfg.SoftQueueTime, QueueBudget: g.cfg.queueBudget(),
+		SoftQueueBytes: g.cfg.SoftQueue, SoftQueueTime: g.cfg.SoftQueueTime, QueueBudget: g.cfg.queueBudget(), InputBudget: g.cfg.inputBudget(),
 		MessageTimeout: g.cfg.MessageTimeout, Frames: perSession(g.cfg.Limits.Frames), Log: g.log,
 	})
 	if err != nil {

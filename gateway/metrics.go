@@ -64,6 +64,10 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("queue_bytes", "Bytes that wait for clients that read slowly, now.",
 		func() float64 { return float64(g.loops.Stats().QueueBytes) })
 	gauge("queue_budget_bytes", "Bytes that may wait for all clients together.", func() float64 { return float64(g.cfg.queueBudget()) })
+	gauge("input_bytes", "Bytes of client messages that have begun and are not whole, now.",
+		func() float64 { return float64(g.loops.Stats().InputBytes) })
+	gauge("input_budget_bytes", "Bytes of client messages that are not whole that may be kept for all clients together.",
+		func() float64 { return float64(g.cfg.inputBudget()) })
 	gauge("lagging_channels", "Channels that chose to skip messages rather than be closed and for which some wait, now.",
 		func() float64 { return float64(g.router.Stats().Lagging) })
 	gauge("lanes", "Live lanes to topic servers now.", func() float64 { return float64(g.router.Stats().LanesUp) })

@@ -152,6 +152,7 @@ func (c *Conn) closeWith(cause *CloseError, end End) {
 	c.pong = nil
 	if t := c.torn; t != nil {
 		t.op, t.message = opContinuation, nil
+		c.countTorn()
 	}
 }
 
@@ -268,7 +269,7 @@ func (c *Conn) finish() {
 		c.tell(c.end, true)
 	}
 	c.dropQueue()
-	c.torn = nil
+	c.dropTorn()
 	if b := c.box(); b != nil {
 		b.ended()
 	}

@@ -14,6 +14,7 @@ type torn struct {
 	op        Opcode // of the fragmented message; opContinuation if there is none
 	fragments int
 	begun     time.Duration // when the first byte of the frame or message came, on the loop's clock
+	counted   uint64        // bytes of its buffers in Stats.InputBytes
 }
 
 func (c *Conn) ensureTorn() *torn {
@@ -37,10 +38,28 @@ func (c *Conn) releaseTorn() {
 	if t == nil || t.op != opContinuation || len(t.raw) > 0 {
 		return
 	}
-	c.torn = nil
+	c.dropTorn()
 	if len(l.freeTorn) < maxFreeTorn && cap(t.raw) <= maxTornBuffer && cap(t.message) <= maxTornBuffer {
 		*t = torn{raw: t.raw[:0], message: t.message[:0]}
 		l.freeTorn = append(l.freeTorn, t)
+	}
+}
+
+// dropTorn takes the torn state, if there is one, from the connection.
+func (c *Conn) dropTorn() {
+	if t := c.torn; t != nil {
+		c.loop.count.InputBytes -= t.counted
+		t.counted = 0
+		c.torn = nil
+	}
+}
+
+// countTorn brings Stats.InputBytes up to date with what the connection keeps.
+func (c *Conn) countTorn() {
+	if t := c.torn; t != nil {
+		n := uint64(cap(t.raw) + cap(t.message))
+		c.loop.count.InputBytes += n - t.counted // wraps around for what is negative
+		t.counted = n
 	}
 }
 
@@ -53,6 +72,7 @@ func (c *Conn) received(data []byte) {
 	for len(data) > 0 && c.state < stateAnswered {
 		data = c.step(data)
 	}
+	c.countTorn()
 }
 
 func (c *Conn) recoverMessage() {

@@ -73,6 +73,7 @@ type Loop struct {
 	onTick    []func()
 	count     Stats
 	reported  uint64 // of count.QueueBytes, to the budget
+	shedding  bool   // shedInput is posted
 
 	// Buffers, guarded by turnMu.
 	readBuf   []byte
@@ -363,6 +364,10 @@ func (l *Loop) publish() {
 	// Also in turns with a sweep: the last one to queue something may have found the budget at rest.
 	if l.cfg.QueueBudget > 0 && (l.count.QueueBytes != l.reported || l.nextSweep == l.now+l.tick) {
 		l.report()
+	}
+	if l.cfg.InputBudget > 0 && !l.shedding && l.count.InputBytes > l.inputShare() {
+		l.shedding = true
+		l.Post(l.shedInput)
 	}
 }
 

@@ -82,6 +82,7 @@ type Config struct {
 	SoftQueueBytes  int           // the same, over it for all of SoftQueueTime: close 4008; default none
 	SoftQueueTime   time.Duration // default 5 s
 	QueueBudget     int           // outbound bytes of all connections together; default none; over it, the longest queues: close 4008
+	InputBudget     int           // of messages that are not whole yet, of all connections together; default none; over it, the largest: close 1013
 	IdleTimeout     time.Duration // since bytes were last received; default 60 s, negative = none; then close 4408
 	MessageTimeout  time.Duration // from the first byte of a message, or of a control frame, to its last; default 30 s; then close 4408
 	WriteTimeout    time.Duration // a full socket that takes no byte; default 10 s; then the connection is dropped
@@ -114,6 +115,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	duration("MessageTimeout", &cfg.MessageTimeout, 30*time.Second)
 	number("SoftQueueBytes", &cfg.SoftQueueBytes, 0)
 	number("QueueBudget", &cfg.QueueBudget, 0)
+	number("InputBudget", &cfg.InputBudget, 0)
 	duration("SoftQueueTime", &cfg.SoftQueueTime, 5*time.Second)
 	duration("WriteTimeout", &cfg.WriteTimeout, 10*time.Second)
 	duration("CloseTimeout", &cfg.CloseTimeout, 5*time.Second)

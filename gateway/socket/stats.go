@@ -12,6 +12,7 @@ const (
 	EndTooBig                    // message over a limit: close 1009
 	EndSlow                      // queue over its bound: close 4008
 	EndSlowLong                  // queue over its soft bound for too long: close 4008
+	EndInputBudget               // among those with most of a message that is not whole, when all together were over their bound: close 1013
 	EndBudget                    // among the longest queues when all together were over their bound: close 4008
 	EndIdle                      // nothing received: close 4408
 	EndMessageTimeout            // a message was begun and not ended: close 4408
@@ -24,7 +25,7 @@ const (
 )
 
 var endNames = [NumEnds]string{
-	"peer", "local", "drain", "protocol", "too_big", "slow", "slow_long", "budget", "idle", "message_timeout", "rate", "panic", "write_timeout", "error", "stopped",
+	"peer", "local", "drain", "protocol", "too_big", "slow", "slow_long", "input_budget", "budget", "idle", "message_timeout", "rate", "panic", "write_timeout", "error", "stopped",
 }
 
 // String gives a short name, fit for a metric label.
@@ -35,6 +36,7 @@ func (e End) String() string { return endNames[e] }
 type Stats struct {
 	Open       uint64 // connections
 	QueueBytes uint64 // outbound bytes that no kernel has taken yet, those held back included
+	InputBytes uint64 // buffers of messages that are not whole yet
 
 	Accepted uint64          // connections whose handler was opened
 	Ended    [NumEnds]uint64 // connections, by End
@@ -53,6 +55,7 @@ type Stats struct {
 func (s *Stats) add(o *Stats) {
 	s.Open += o.Open
 	s.QueueBytes += o.QueueBytes
+	s.InputBytes += o.InputBytes
 	s.Accepted += o.Accepted
 	for i, n := range o.Ended {
 		s.Ended[i] += n
