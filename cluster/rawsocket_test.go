@@ -104,8 +104,11 @@ func (s *rawSocket) say(text string) {
 }
 
 // read returns the next frame of the server: its first byte and its payload.
-func (s *rawSocket) read() (first byte, payload []byte, err error) {
-	_ = s.conn.SetReadDeadline(time.Now().Add(patience))
+func (s *rawSocket) read() (first byte, payload []byte, err error) { return s.readWithin(patience) }
+
+// readWithin is read with another patience.
+func (s *rawSocket) readWithin(d time.Duration) (first byte, payload []byte, err error) {
+	_ = s.conn.SetReadDeadline(time.Now().Add(d))
 	var head [2]byte
 	if _, err := io.ReadFull(s.in, head[:]); err != nil {
 		return 0, nil, err
