@@ -123,9 +123,10 @@ type Gate struct {
 	refused   [numWhat][numReasons]atomic.Uint64
 
 	// Owned by Run.
-	probes []probe
-	judge  judge
-	looks  int
+	probes  []probe
+	judge   judge
+	looks   int
+	collect collector
 }
 
 // New returns a gate at the level Open.
@@ -294,6 +295,9 @@ func (g *Gate) look() {
 	}
 	before := g.Level()
 	level := g.judge.next(used, lag)
+	if level > Open && g.cfg.Memory > 0 && used+memoryMargin > g.cfg.Memory {
+		g.collect.look()
+	}
 	if level == before {
 		return
 	}

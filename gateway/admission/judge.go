@@ -2,6 +2,7 @@ package admission
 
 import (
 	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync/atomic"
@@ -107,4 +108,27 @@ func MemoryUsed() float64 {
 		used -= s.Value.Uint64()
 	}
 	return float64(used) / float64(limit)
+}
+
+// collector has garbage collected while memory holds the level up and nobody else does: a gateway that refuses everything allocates
+// little, and would not notice for minutes that its clients have gone.
+type collector struct {
+	cycles uint64 // collections up to the last look
+	looks  int    // in a row that have found no more
+}
+
+// stale is how many looks may find no collection: three seconds.
+const stale = 30
+
+func (c *collector) look() {
+	sample := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(sample)
+	if cycles := sample[0].Value.Uint64(); cycles != c.cycles {
+		c.cycles, c.looks = cycles, 0
+		return
+	}
+	if c.looks++; c.looks >= stale {
+		c.looks = 0
+		go runtime.GC() // it waits for the end of the collection
+	}
 }
