@@ -29,6 +29,9 @@ var binaries = struct {
 	build map[string]func() (string, error)
 }{}
 
+// TestMain looks for no goroutines that are left behind, as other packages' do: browsers, HTTP clients and brokers of the tests leave
+// some that end when they please. The nodes' own are looked for in their packages, and over a running cluster by ringcast verify
+// (TestProof_EveryMutantIsFound has it find one that leaks).
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "ringcast-test-")
 	if err != nil {
