@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,52 @@ func count(notes []int) int {
 		seen[n] = true
 	}
 	return len(seen)
+}
+
+// A gateway that has too much to do takes no more from its queue for a while: the messages stay with the broker, and all of them come
+// when it is better.
+func TestG7_MessagesWaitForAnOverloadedGateway(t *testing.T) {
+	t.Parallel()
+	r := startRabbit(t)
+	s, env := ingesting(t, r)
+	gw := s.gateway(slices.Concat(env, littleMemory, []string{"GATEWAY_ID=gw-small"})...)
+	other := s.gateway("GATEWAY_ID=gw-other") // takes nothing from the queue
+	consuming(t, gw)
+	other.ready()
+	full, topic := s.topicOf("ts-a", 0), s.topicOf("ts-b", 0)
+	l := listenTo(t, "listener", other.url(), topic)
+	gone := hogs(t, gw, full)
+	value := func(series string) float64 { return metric(gw.admin, "ringcast_gateway_"+series) }
+	for p := newFlooder(t, other.webSocketURL(), full); value("admission_level") < 3; {
+		if p.publish(numbered(p.last+1)) > 1000 {
+			t.Fatal("memory is never full")
+		}
+	}
+
+	const total = 60 // more than are under way at once
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := (&feeder{r: r}).feed(ctx, "in", topic, total); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "publishes are tried again", func() bool { return value("ingest_retried_total") > 0 })
+	if n := value("ingest_published_total"); n == total {
+		t.Error("all were published")
+	}
+	gone()
+	deadline := time.Now().Add(time.Minute)
+	for count(l.notes(topic)) < total || value("ingest_published_total") < total {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d messages; level %v", count(l.notes(topic)), total, value("admission_level"))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if n := len(l.notes(topic)); n != total {
+		t.Errorf("%d messages came, want %d", n, total)
+	}
+	if n := value("ingest_rejected_total"); n != 0 {
+		t.Errorf("%v were rejected", n)
+	}
 }
 
 func retries(g *gatewayProc) string {

@@ -12,6 +12,26 @@ import (
 	"time"
 )
 
+// littleMemory has a gateway run out of memory rather than into the bounds of its queues.
+var littleMemory = []string{"GOMEMLIMIT=96MiB", "MAX_QUEUE_BYTES=1073741824", "SOFT_QUEUE_BYTES=0", "QUEUE_BUDGET_BYTES=1073741824"}
+
+// hogs join a topic and hardly read, so that what is published to it fills the gateway's memory, 32 times, until gone is called.
+func hogs(t *testing.T, gw *gatewayProc, topic string) (gone func()) {
+	t.Helper()
+	var conns []net.Conn
+	for range 32 {
+		c := dialNarrow(t, gw.addr)
+		c.say(fmt.Sprintf(`["1","1",%q,"phx_join",{}]`, topic))
+		if _, text, err := c.read(); err != nil || !strings.Contains(string(text), `"ok"`) {
+			t.Fatalf("heard %s, %v", text, err)
+		}
+		conns = append(conns, c.conn)
+	}
+	gone = trickle(conns)
+	t.Cleanup(gone)
+	return gone
+}
+
 // A gateway whose memory is filled by clients that do not read refuses connections, then joins, then publishes, and goes on with all it
 // has: heartbeats are answered, messages delivered. When those clients go it is as before.
 func TestProcess_AGatewayWithLittleMemory(t *testing.T) {
@@ -19,7 +39,7 @@ func TestProcess_AGatewayWithLittleMemory(t *testing.T) {
 	s := newSite(t)
 	s.topicserver("ts-a")
 	s.topicserver("ts-b")
-	gw := s.gateway("GATEWAY_ID=gw-small", "GOMEMLIMIT=96MiB", "MAX_QUEUE_BYTES=1073741824", "SOFT_QUEUE_BYTES=0", "QUEUE_BUDGET_BYTES=1073741824")
+	gw := s.gateway(append(littleMemory, "GATEWAY_ID=gw-small")...)
 	other := s.gateway("GATEWAY_ID=gw-other")
 	gw.ready()
 	other.ready()
@@ -69,17 +89,7 @@ func TestProcess_AGatewayWithLittleMemory(t *testing.T) {
 	answer()
 	elsewhere.join(topic)
 	elsewhere.ws.SetReadLimit(1 << 20)
-	var stalled []net.Conn
-	for range 32 {
-		c := dialNarrow(t, gw.addr)
-		c.say(fmt.Sprintf(`["1","1",%q,"phx_join",{}]`, topic))
-		if _, text, err := c.read(); err != nil || !strings.Contains(string(text), `"ok"`) {
-			t.Fatalf("heard %s, %v", text, err)
-		}
-		stalled = append(stalled, c.conn)
-	}
-	gone := trickle(stalled)
-	t.Cleanup(gone)
+	gone := hogs(t, gw, topic)
 
 	for n := 0; ; n++ {
 		if n > 500 {
