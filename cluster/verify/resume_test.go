@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -23,7 +24,6 @@ const resumed = 100_000
 // long it takes until the gateway has subscribed all again, and how long publishes wait meanwhile, to that server and to the
 // other.
 func BenchmarkResume(b *testing.B) {
-	b.Setenv("MAX_CHANNELS", "10000")
 	d, owner := manyTopics(b)
 	victim := d.servers[0]
 	waits := map[string]*waits{victim.id: newWaits(b, d.urls[0], owner, victim.id), d.servers[1].id: newWaits(b, d.urls[0], owner, d.servers[1].id)}
@@ -56,9 +56,62 @@ func BenchmarkResume(b *testing.B) {
 	}
 }
 
+// BenchmarkRingEdit adds a topic server to the ring of a gateway with very many topics, so that a third of them moves. It reports
+// how long that takes, and how long publishes wait meanwhile, to a topic that moves and to one that does not.
+func BenchmarkRingEdit(b *testing.B) {
+	d, _ := manyTopics(b)
+	before, after := d.inRing(), append(slices.Clone(d.inRing()), d.servers[2].id)
+	moves := func(topic string) bool { return len(moved([]string{topic}, before, after)) == 1 }
+	waits := map[string]*waits{
+		"moving":  newWaits(b, d.urls[0], func(topic string) string { return fmt.Sprint(moves(topic)) }, "true"),
+		"staying": newWaits(b, d.urls[0], func(topic string) string { return fmt.Sprint(moves(topic)) }, "false"),
+	}
+	count := func() float64 {
+		_, text := d.gateways[0].ask(b.Context(), "/metrics")
+		return gauges(text)["ringcast_gateway_moves_total"]
+	}
+	want := float64(len(moved(many(), before, after)))
+	var took time.Duration
+	for b.Loop() {
+		for _, w := range waits {
+			w.reset()
+		}
+		start, begun := count(), time.Now()
+		if err := d.resize(b.Context(), 3, rand.New(rand.NewPCG(1, 1)), func(_, _ []string) {}); err != nil {
+			b.Fatal(err)
+		}
+		for count()-start < want {
+			if time.Since(begun) > time.Minute {
+				b.Fatalf("%v of %v topics have moved", count()-start, want)
+			}
+			sleep(b.Context(), poll)
+		}
+		took = time.Since(begun)
+		sleep(b.Context(), 300*time.Millisecond)
+	}
+	b.ReportMetric(float64(took.Milliseconds()), "ms-to-move")
+	for name, w := range waits {
+		p99, most := w.quantiles()
+		b.ReportMetric(float64(p99.Microseconds())/1000, "ms-p99-"+name)
+		b.ReportMetric(float64(most.Microseconds())/1000, "ms-max-"+name)
+	}
+}
+
+// many lists the topics of manyTopics.
+func many() []string {
+	topics := make([]string, resumed)
+	for i := range topics {
+		topics[i] = fmt.Sprintf("topics:resumed%d", i)
+	}
+	return topics
+}
+
 // manyTopics starts a gateway and two topic servers, and clients that have joined very many topics.
 func manyTopics(b *testing.B) (*deployment, func(topic string) string) {
 	b.Helper()
+	b.Setenv("MAX_CHANNELS", "10000")
+	b.Setenv("MAX_SESSION_JOINS_PER_SECOND", "0")
+	b.Setenv("ADMISSION_LAG", "0s") // else so many joins at once close the gateway for a while
 	cfg, err := Config{Gateways: 1, Bin: os.Getenv("RINGCAST_BIN")}.withDefaults()
 	if err != nil {
 		b.Fatal(err)

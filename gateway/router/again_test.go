@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
@@ -191,4 +192,69 @@ func TestANewConnectionDoesNotBeginStalled(t *testing.T) {
 	m := w.member("hall")
 	m.onLoop(m.join)
 	o.expect("subscribe hall") // and none of the others
+}
+
+// Of very many topics that move at once, only some are asked for at once. The others follow when the old owner lets go of them, or
+// is lost; and where somebody waits, at once.
+func TestManyTopicsMoveAFewAtATime(t *testing.T) {
+	const rest = 20
+	w := newWorld(t, 2, never)
+	w.start()
+	a, b := w.owners[0], w.owners[1]
+	old := make(map[string]up) // the Subscribes to a
+	for i := 0; len(old) < resubscribes+rest; i++ {
+		name := fmt.Sprint("topic-", i)
+		if w.r.route(name).server != a.id {
+			continue
+		}
+		sub := w.r.subscribe(name, 0, nil).sub
+		sub.lane.flush()
+		u := a.next()
+		u.accept(1, 7)
+		old[name] = u
+	}
+	w.eventually("all topics flow", func() bool { return w.flowing() == len(old) })
+	w.setRing(2, w.owners, b)
+	unasked := make(map[string]up)
+	for name, u := range old {
+		unasked[name] = u
+	}
+	asked := b.subscribes(resubscribes)
+	for _, u := range asked {
+		delete(unasked, u.topic)
+	}
+	if len(unasked) != rest {
+		t.Fatalf("%d topics were asked for, want %d", len(old)-len(unasked), resubscribes)
+	}
+	take := func() (u up) {
+		for _, u = range unasked {
+			break
+		}
+		delete(unasked, u.topic)
+		return u
+	}
+
+	u := take()
+	u.fanOut(1, 8)
+	u.seal(1, 8)
+	next := b.expect("subscribe " + u.topic + " since 1:8")
+	next.accept(1, 8)
+	w.eventually("the topic has moved", func() bool { return w.r.Stats().Moves == 1 })
+	a.expect("unsubscribe " + u.topic)
+
+	for _, u := range asked[:3] { // what is answered makes room for others, the next time that somebody looks
+		u.accept(1, 7)
+		a.expect("unsubscribe " + u.topic)
+	}
+	w.r.retry(time.Now())
+	for _, u := range b.subscribes(3) {
+		delete(unasked, u.topic)
+	}
+
+	a.gate.down.Store(true)
+	take().cut()
+	for _, u := range b.subscribes(rest - 4) {
+		delete(unasked, u.topic)
+	}
+	w.eventually("nothing is on the way to a", func() bool { return w.r.moving.Load() == resubscribes+rest-4 })
 }

@@ -298,6 +298,9 @@ func (in *inbox) seal(sub *subscription) {
 	sub.sealed = true
 	switch {
 	case sub.next != nil:
+		if sub.ask(r, true) {
+			in.touch(sub.next.lane)
+		}
 		in.arrive(sub)
 	case r.route(sub.name) == sub.lane:
 		// The ring gives it back to the one that has just let it go, or is older than the owner's.

@@ -53,7 +53,8 @@ type lane struct {
 	pending map[uint64]pending // requests that wait for their Reply
 	flights int                // publishes among them,
 	bytes   int                // and their size
-	asks    int                // questions among them
+	asks    int                // questions among them,
+	fetches int                // and Subscribes
 	late    bool               // notices wait for flushLate
 }
 
@@ -244,8 +245,8 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 					l.in.again = append(l.in.again, sub)
 				}
 			}
-			if sub.next != nil && sub.next.lane == l && sub.next.fetch.ref == 0 {
-				l.subscribeTo(sub, &sub.next.fetch)
+			if sub.next != nil && sub.next.lane == l {
+				sub.ask(l.r, false)
 			}
 		}
 		s.mu.Unlock()
@@ -307,6 +308,9 @@ func (l *lane) lost() {
 			if sub.lane == l {
 				sub.fetch.forget()
 				sub.flowing = false
+				if sub.next != nil && sub.ask(l.r, true) {
+					l.in.touch(sub.next.lane)
+				}
 				l.in.arrive(sub)
 			}
 			if sub.next != nil && sub.next.lane == l {
@@ -393,6 +397,7 @@ func (l *lane) subscribeTo(sub *subscription, f *fetch) {
 	}
 	l.lastRef++
 	l.pending[l.lastRef] = pending{topic: sub.name}
+	l.fetches++
 	f.ref = l.lastRef
 	req := linkpb.Subscribe{Ref: l.lastRef, Topic: sub.name}
 	var places []hub.Position
@@ -488,7 +493,9 @@ func (l *lane) take(ref uint64) (pending, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p, ok := l.pending[ref]
-	l.dropLocked(ref)
+	if ok {
+		l.dropLocked(ref)
+	}
 	return p, ok
 }
 
@@ -503,6 +510,16 @@ func (l *lane) dropLocked(ref uint64) {
 	if p.ask != nil {
 		l.asks--
 	}
+	if p.publish == nil && p.ask == nil && p.kind == pendingSubscribe {
+		l.fetches--
+	}
+}
+
+// hasRoom reports whether the lane's server has few Subscribes to answer.
+func (l *lane) hasRoom() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fetches < resubscribes
 }
 
 // flush sends what was appended.

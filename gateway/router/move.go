@@ -21,8 +21,8 @@ type move struct {
 	fetch    fetch
 	buffer   []*hub.Message // came over lane after the answer
 	bytes    int            // of buffer
-	deadline time.Time
-	overdue  bool // the deadline has passed; what is missing is not waited for any more
+	deadline time.Time      // for the answer; zero until it is asked for
+	overdue  bool           // the deadline has passed; what is missing is not waited for any more
 }
 
 // maxMoveBuffer bounds what is buffered for one topic; beyond it the old lane is not waited for.
@@ -64,10 +64,24 @@ func (sub *subscription) reroute(r *Router, touch func(*lane)) {
 		sub.switchLane(target)
 		sub.lane.subscribe(sub)
 	default:
-		sub.next = &move{lane: target, deadline: time.Now().Add(r.cfg.JoinTimeout)}
+		sub.next = &move{lane: target}
 		r.moving.Add(1)
-		target.subscribeTo(sub, &sub.next.fetch)
+		sub.ask(r, false)
 	}
+}
+
+// ask subscribes a topic that moves at its new owner, unless it was asked already, and reports whether it did. Very many topics
+// are asked for a few at a time, as those of a new connection are: the new owner fetches first what requests wait for, and if
+// all wait, none is first. The others are asked for as soon as that makes a difference: when the old owner has said its last
+// word, which it does in its own time, or is out of reach; or when somebody waits. Called under the shard's lock.
+func (sub *subscription) ask(r *Router, now bool) bool {
+	n := sub.next
+	if n.fetch.ref != 0 || n.fetch.replied || !(now || sub.sealed || sub.awaited() || n.lane.hasRoom() || !sub.lane.live()) {
+		return false
+	}
+	n.deadline = time.Now().Add(r.cfg.JoinTimeout)
+	n.lane.subscribeTo(sub, &n.fetch)
+	return true
 }
 
 // switchLane makes lane the one that counts. Joins that waited for the old lane's answer wait for the new one's.

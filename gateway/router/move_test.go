@@ -142,10 +142,18 @@ func TestMoveWithAGap(t *testing.T) {
 	}{
 		{"sealed", never, func(r *removal) { r.old.fanOut(1, 6, 7); r.old.seal(1, 7); r.m.hears(6, 7) }},
 		{"the old lane is lost", never, func(r *removal) { r.a.gate.down.Store(true); r.old.cut() }},
-		{"overdue", func(c *Config) { c.JoinTimeout, c.Heartbeat = 50*time.Millisecond, 100*time.Millisecond },
-			func(*removal) {}},
+		{"overdue", func(c *Config) { c.JoinTimeout = 50 * time.Millisecond }, func(r *removal) {
+			sub, shard := r.subscription(r.topic), r.r.shard(r.topic)
+			r.eventually("it is overdue", func() bool {
+				shard.mu.Lock()
+				defer shard.mu.Unlock()
+				return sub.next.overdue
+			})
+			r.next.send(linkpb.KindDownPing, &linkpb.Ping{})
+		}},
 		{"too much to keep", never, func(r *removal) {
-			for offset := uint64(9); offset < 9+2*maxMoveBuffer>>20; offset++ {
+			// No more than it takes: the owner's lane ends if 8 MiB wait there.
+			for offset := uint64(9); offset <= 9+maxMoveBuffer>>20; offset++ {
 				m := messageItem(r.topic, 1, offset)
 				m.Payload = []byte(strings.Repeat("1", 1<<20))
 				r.next.send(linkpb.KindMessage, m)

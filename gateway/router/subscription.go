@@ -381,9 +381,8 @@ func (r *Router) retry(now time.Time) {
 				touched[sub.flow.lane] = true
 			}
 			if n := sub.next; n != nil {
-				n.overdue = n.overdue || now.After(n.deadline)
-				if n.fetch.ref == 0 && !n.fetch.replied {
-					n.lane.subscribeTo(sub, &n.fetch)
+				n.overdue = n.overdue || !n.deadline.IsZero() && now.After(n.deadline)
+				if sub.ask(r, false) {
 					touched[n.lane] = true
 				}
 			}
