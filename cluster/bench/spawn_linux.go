@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -185,13 +186,21 @@ func (t *target) start(name string, cmd *exec.Cmd) error {
 	c := &child{name: name, cmd: cmd, done: make(chan struct{})}
 	cmd.Stderr = &c.tail
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
-	}
+	started := make(chan error)
 	go func() {
 		defer close(c.done)
-		_ = cmd.Wait() // ProcessState says the same
+		// To the system we are the thread that starts it: that must live as long.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // ProcessState says the same
+		}
 	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
 	t.children = append(t.children, c)
 	t.processes = append(t.processes, Process{Name: name, PID: cmd.Process.Pid})
 	return nil
