@@ -9,22 +9,20 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"go.uber.org/zap"
+
+	"github.com/ringcast/ringcast/gateway/socket"
 )
 
-// acceptPause is the wait after an accept that failed.
-const acceptPause = 100 * time.Millisecond
-
-// acceptor is the listener for clients. fasthttp ends a server whose Accept fails; but the usual reason, no file descriptor
-// left, is over when a client goes or the limit is raised, and must not cost all the other clients their sockets.
+// acceptor is the listener for clients. fasthttp ends a server whose Accept fails; here it goes on, see socket.Shortage.
 //
 // It also keeps a crowd that comes all at once from taking the processor away from the clients that are there: only so many
 // connections are on their way through their handshakes at a time, the others wait in the system's queue, where they cost
 // nothing. Those that the event loops serve, they bound alike.
 type acceptor struct {
 	net.Listener
-	failed atomic.Uint64
-	log    *zap.Logger
-	slots  chan struct{} // holds one for each handshake under way; nil: any number may be
+	shortage socket.Shortage
+	log      *zap.Logger
+	slots    chan struct{} // holds one for each handshake under way; nil: any number may be
 }
 
 // handshakePause is how long a full acceptor waits before it accepts one more all the same. So strangers that connect and say
@@ -34,7 +32,7 @@ const handshakePause = 5 * time.Millisecond
 // Accept returns an error only when the listener is closed. While none can be accepted, clients wait in the system's queue.
 func (a *acceptor) Accept() (net.Conn, error) {
 	slot := a.takeSlot()
-	for tries := 0; ; tries++ {
+	for {
 		conn, err := a.Listener.Accept()
 		if err == nil && slot {
 			return &arrival{Conn: conn, acceptor: a}, nil
@@ -45,11 +43,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			}
 			return conn, err
 		}
-		a.failed.Add(1)
-		if tries%50 == 0 { // one line in five seconds
-			a.log.Warn("cannot accept clients now", zap.Error(err))
-		}
-		time.Sleep(acceptPause)
+		a.shortage.Wait(a.log, err)
 	}
 }
 
@@ -104,6 +98,9 @@ func arrived(c *fiber.Ctx) error {
 	if isSecret {
 		conn = secret.NetConn()
 	}
+	if _, ok := socket.Arrived(conn); ok {
+		return arrivedOnLoop(c)
+	}
 	a, ok := conn.(*arrival)
 	if !ok {
 		return c.Next()
@@ -114,6 +111,19 @@ func arrived(c *fiber.Ctx) error {
 	err := c.Next()
 	if err != nil || c.Response().StatusCode() != fiber.StatusSwitchingProtocols {
 		a.done()
+	}
+	return err
+}
+
+// arrivedOnLoop serves a handshake on an event loop, which ends the connection if it is refused.
+func arrivedOnLoop(c *fiber.Ctx) error {
+	err := c.Next()
+	if err != nil || c.Response().StatusCode() != fiber.StatusSwitchingProtocols {
+		if upgrade := c.GetRespHeader(fiber.HeaderConnection); upgrade != "" {
+			c.Set(fiber.HeaderConnection, upgrade+", close")
+		} else {
+			c.Context().SetConnectionClose()
+		}
 	}
 	return err
 }

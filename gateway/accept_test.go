@@ -2,12 +2,15 @@ package gateway
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -36,7 +39,7 @@ func TestAcceptGoesOnWithoutFileDescriptors(t *testing.T) {
 		if _, err := a.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Accept: %v, want the end of the listener", err)
 		}
-		if n := a.failed.Load(); n != 120 {
+		if n := a.shortage.Failed(); n != 120 {
 			t.Errorf("%d failures counted, want 120", n)
 		}
 		if n := logs.Len(); n != 3 {
@@ -78,4 +81,28 @@ func TestHandshakesUnderWayAreBounded(t *testing.T) {
 		w.nc.Close()
 	}
 	s.eventually("their slots are free", func() bool { return underWay() <= 1 })
+}
+
+// A handshake that is refused is answered and its connection ended by the event loop, whatever the client keeps open or
+// sends behind it: none of it takes a place of those who are on their way.
+func TestRefusedHandshakesEndTheirConnections(t *testing.T) {
+	s := serve(t)
+	for _, tt := range []struct{ name, request, want string }{
+		{"forbidden", handshake("/socket/websocket?vsn=9"), "\r\nConnection: close\r\n"},
+		{"no upgrade", handshake(target, "Connection: keep-alive"), "\r\nConnection: Upgrade, close\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := s.dial()
+			w.write(tt.request)
+			_ = w.nc.SetReadDeadline(time.Now().Add(30 * time.Second))
+			answer, err := io.ReadAll(w.br) // to its end, though this side stays open
+			if err != nil || !strings.Contains(string(answer), tt.want) {
+				t.Errorf("got %q, %v", answer, err)
+			}
+			if n := s.app.Server().GetOpenConnectionsCount(); n != 0 {
+				t.Errorf("the HTTP server has %d connections, want none", n)
+			}
+		})
+	}
+	s.eventually("none is on its way", func() bool { return s.loops.Arriving()+len(s.accepts.slots) <= 1 })
 }

@@ -49,7 +49,7 @@ func TestRow1_WithoutAnUpgrade(t *testing.T) {
 	handshakes{
 		{"no Upgrade", "GET " + target + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
 		{"Upgrade to something else", handshake(target, "Upgrade: h2c"), 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
-		{"Connection without upgrade", handshake(target, "Connection: keep-alive"), 426, "Connection: Upgrade", "expected a WebSocket upgrade\n"},
+		{"Connection without upgrade", handshake(target, "Connection: keep-alive"), 426, "Upgrade: websocket", "expected a WebSocket upgrade\n"},
 	}.check(t)
 }
 

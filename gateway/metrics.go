@@ -61,6 +61,8 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "ringcast_gateway_" + name, Help: help}, value))
 	}
 	gauge("sessions", "Client sockets now.", func() float64 { return float64(g.loops.Conns()) })
+	gauge("waiting_clients", "Accepted connections of clients that wait for their turn to be served, now.",
+		func() float64 { return float64(g.loops.Stats().Waiting) })
 	gauge("queue_bytes", "Bytes that wait for clients that read slowly, now.",
 		func() float64 { return float64(g.loops.Stats().QueueBytes) })
 	gauge("queue_budget_bytes", "Bytes that may wait for all clients together.", func() float64 { return float64(g.cfg.queueBudget()) })
@@ -74,7 +76,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.RingVersion()) })
 	counter("accepted_total", "Client sockets accepted.", func() float64 { return float64(g.loops.Stats().Accepted) })
 	counter("accept_failed_total", "Client sockets that could not be accepted, for want of file descriptors most likely; they are tried again.",
-		func() float64 { return float64(g.accepts.failed.Load() + g.loops.Stats().AcceptFailed) })
+		func() float64 { return float64(g.accepts.shortage.Failed() + g.loops.Stats().AcceptFailed) })
 	counter("frames_in_total", "Frames received from clients.", func() float64 { return float64(g.loops.Stats().Messages) })
 	counter("frames_out_total", "Frames queued for clients.", func() float64 { return float64(g.loops.Stats().Frames) })
 	counter("bytes_in_total", "Bytes received from clients.", func() float64 { return float64(g.loops.Stats().BytesIn) })

@@ -363,6 +363,7 @@ func (h *Hub) deliver(loop *socket.Loop, messages ...*Message) (delivered, unfit
 func (h *Hub) begin(loop *socket.Loop) {
 	if turn := loop.Turn(); turn != h.turn {
 		h.turn = turn
+		loop.Delivers()
 		if cap(h.arena) > 2*maxArena {
 			h.arena = nil // a burst's worth of memory is not kept
 		}

@@ -15,7 +15,6 @@ import (
 type Arrival struct {
 	fd     int
 	head   []byte // of the request, what is still to be read; the loop's own memory
-	dry    bool   // the server wanted to read more
 	failed error  // what writing came to
 	open   func(*Conn) Handler
 }
@@ -34,7 +33,6 @@ func (a *Arrival) Open(open func(*Conn) Handler) { a.open = open }
 // Read gives the request, then io.EOF.
 func (a *Arrival) Read(p []byte) (int, error) {
 	if len(a.head) == 0 {
-		a.dry = true
 		return 0, io.EOF
 	}
 	n := copy(p, a.head)
@@ -118,12 +116,16 @@ func (l *Loop) arrive(c *Conn) {
 	case n == 0:
 		return
 	}
+	if c.traits&refused != 0 {
+		return // it should go
+	}
 	in, head := l.all.listener.Load(), l.readBuf[:n]
 	if bytes.Index(head, headEnd) != n-len(headEnd) || !in.door.Quick(head) {
 		l.passOn(c, in, bytes.Clone(head))
 		return
 	}
 	l.arrived++
+	defer l.greeting.since(time.Now())
 	a := &Arrival{fd: int(c.fd), head: head}
 	err = l.serve(in, a)
 	switch {
@@ -133,16 +135,28 @@ func (l *Loop) arrive(c *Conn) {
 		l.load.Add(1)
 		l.met(c)
 		c.id, c.state, c.deadline = l.all.lastID.Add(1), stateOpen, 0
+		c.traits |= newcomer
 		if err := l.begin(c, nil, a.open); err != nil {
 			l.load.Add(-1)
 			l.cfg.Log.Warn("connection not opened", zap.Error(err))
 		}
-	case a.dry:
-		l.passOn(c, in, nil)
 	default:
-		l.turnAway(c)
+		l.refuse(c)
 	}
 }
+
+// refuse ends a connection whose request was answered with something else than a WebSocket. The answer would be lost if
+// the client has sent more and the socket were closed at once: so our side says that this is all, and what comes is
+// dropped until the client has gone, or for a second.
+func (l *Loop) refuse(c *Conn) {
+	closeWriteFD(int(c.fd))
+	l.met(c)
+	c.traits |= refused | silent // it counts as arriving no more
+	c.deadline = min(c.deadline, l.now+refusalTime)
+}
+
+// refusalTime is for how long a refused client may take to go.
+const refusalTime = time.Second
 
 var headEnd = []byte("\r\n\r\n")
 
@@ -166,7 +180,7 @@ func (l *Loop) turnAway(c *Conn) {
 // passOn gives a connection to the HTTP server, with what was read of it.
 func (l *Loop) passOn(c *Conn, in *Listener, head []byte) {
 	l.poll.forget(int(c.fd))
-	in.pass(int(c.fd), head)
+	in.pass(int(c.fd), head, c.deadline)
 	l.unmeet(c)
 }
 

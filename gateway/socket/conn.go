@@ -34,9 +34,11 @@ const (
 type traits uint8
 
 const (
-	pings  traits = 1 << iota // the client need not send anything but pongs
-	sole                      // nobody else has a descriptor of the socket
-	silent                    // it has said nothing for long; Loop.arriving does not count it any more
+	pings    traits = 1 << iota // the client need not send anything but pongs
+	sole                        // nobody else has a descriptor of the socket
+	silent                      // it has said nothing for long; Loop.arriving does not count it any more
+	refused                     // it has its answer and is to go
+	newcomer                    // its first message has not come
 )
 
 // Conn is one WebSocket connection. Its methods may be called on its loop

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 )
 
 // maxArrivals is how many handshakes a loop serves in one turn: it has sockets to serve too.
@@ -17,9 +15,6 @@ const maxArrivals = 32
 
 // maxPassed is how many connections may wait for the HTTP server. It takes them as they come, unless it has more to do than it can.
 const maxPassed = 256
-
-// acceptPause is the wait after a lack of descriptors or memory.
-const acceptPause = 100 * time.Millisecond
 
 // Door says how Listen has the requests of those who connect served.
 type Door struct {
@@ -29,10 +24,10 @@ type Door struct {
 	Quick func(head []byte) bool
 
 	// Serve is the HTTP server's: it reads one request from the connection,
-	// writes the answer, reads again unless the connection is to end, and
-	// returns. If it makes the connection a WebSocket it must call
-	// Arrival.Open. It may keep the connection, and close it as it likes, but
-	// must not read or write it after it has returned.
+	// writes the answer and returns. If it makes the connection a WebSocket it
+	// must call Arrival.Open; else the connection ends, and the answer should
+	// say so. It may keep the connection, and close it as it likes, but must
+	// not read or write it after it has returned.
 	Serve func(net.Conn) error
 
 	// Late reports whether the loops have too much to do already. Then the HTTP
@@ -40,17 +35,20 @@ type Door struct {
 	Late func() bool
 
 	// Most is how many connections may be before the end of their handshake,
-	// and wait for the HTTP server. While there are as many, one more is accepted each Pause: so those who
+	// and wait for the HTTP server. While there are as many, one more goes on each Pause: so those who
 	// connect and say nothing do not lock others out.
 	Most  int
 	Pause time.Duration // see Most
 
-	// Timeout is how long a connection may stay without a word.
+	// Conns is how many connections there may be, with those that wait to go on.
+	Conns int
+
+	// Timeout is how long it may take from when a connection goes on to the end of its first request.
 	Timeout time.Duration
 }
 
 // Listen takes over lis, if it is a plain TCP listener and this is Linux: it
-// spreads those who connect over the loops, which serve handshakes. All other
+// spreads those who connect over the loops, which serve handshakes, when it is their turn (see lobby). All other
 // requests, and handshakes that come in pieces, go to the listener returned,
 // which is for an HTTP server to serve. Otherwise lis is returned. It is to be
 // called once.
@@ -72,8 +70,10 @@ func (ls *Loops) Listen(lis net.Listener, door Door) (net.Listener, error) {
 	}
 	_ = lis.Close() // the socket lives on in file
 	in := &Listener{file: file, addr: lis.Addr(), door: door, loops: ls, queued: make(chan struct{}, 1), closed: make(chan struct{})}
+	in.lobby = newLobby(in)
 	ls.listener.Store(in)
 	ls.joined.Go(in.acceptAll)
+	ls.joined.Go(in.lobby.empty)
 	return in, nil
 }
 
@@ -85,10 +85,12 @@ type Listener struct {
 	addr   net.Addr
 	door   Door
 	loops  *Loops
+	lobby  *lobby
 	queued chan struct{}
 	closed chan struct{}
 	close  sync.Once
-	failed atomic.Uint64 // accepts, for want of descriptors or memory
+
+	shortage Shortage // of descriptors or memory
 
 	waiting atomic.Int64 // len(passed)
 	mu      sync.Mutex
@@ -97,8 +99,9 @@ type Listener struct {
 
 // passed is a connection that is not for the loops, with what was read of it.
 type passed struct {
-	file *os.File
-	head []byte
+	file  *os.File
+	head  []byte
+	until time.Time // for its first request
 }
 
 // Addr implements net.Listener.
@@ -121,8 +124,19 @@ func (in *Listener) Close() error {
 	return err
 }
 
+// isClosed reports whether the listener is closed.
+func (in *Listener) isClosed() bool {
+	select {
+	case <-in.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // acceptAll accepts until the listener is closed.
 func (in *Listener) acceptAll() {
+	defer close(in.lobby.queue)
 	raw, err := in.file.SyscallConn()
 	for err == nil {
 		var lack error
@@ -130,43 +144,39 @@ func (in *Listener) acceptAll() {
 			lack = in.accept(int(fd))
 			return lack != nil
 		})
-		switch {
-		case err != nil:
-			return
-		case in.failed.Add(1)%50 == 1: // one line in five seconds
-			in.loops.cfg.Log.Warn("cannot accept clients now", zap.Error(lack))
+		if err == nil {
+			in.shortage.Wait(in.loops.cfg.Log, lack)
 		}
-		time.Sleep(acceptPause)
 	}
 }
 
 // accept accepts all who wait. An error is a lack of something.
 func (in *Listener) accept(lis int) error {
-	for {
-		select {
-		case <-in.closed:
-			return nil
-		default:
-		}
-		for end := time.Now().Add(in.door.Pause); in.loops.Arriving()+int(in.waiting.Load()) >= in.door.Most && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
+	for !in.isClosed() {
 		fd, err := acceptFD(lis)
 		switch {
-		case err == nil && in.door.Late():
-			in.pass(fd, nil)
 		case err == nil:
-			l := in.loops.emptiest()
-			l.arriving.Add(1) // before the loop gets to it: else a crowd would all go to one loop that is busy
-			if !l.run(nil, func() { l.welcome(in, fd) }) {
-				l.arriving.Add(-1)
-				closeFD(fd)
-			}
+			in.lobby.enter(fd)
 		case isLack(err):
 			return err
 		case isNobody(err):
 			return nil
 		} // else that one client is gone already
+	}
+	return nil
+}
+
+// admit lets a connection go on. It owns the descriptor.
+func (in *Listener) admit(fd int) {
+	if in.door.Late() {
+		in.pass(fd, nil, in.loops.now()+in.door.Timeout)
+		return
+	}
+	l := in.loops.emptiest()
+	l.arriving.Add(1) // before the loop gets to it: else a crowd would all go to one loop that is busy
+	if !l.run(nil, func() { l.welcome(in, fd) }) {
+		l.arriving.Add(-1)
+		closeFD(fd)
 	}
 }
 
@@ -186,7 +196,7 @@ func (in *Listener) Accept() (net.Conn, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &readConn{Conn: nc, head: p.head}, nil
+			return newReadConn(nc, p), nil
 		}
 		in.mu.Unlock()
 		select {
@@ -197,8 +207,9 @@ func (in *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// pass gives a connection to Accept, or ends it if too many wait there. It owns fd.
-func (in *Listener) pass(fd int, head []byte) {
+// pass gives a connection to Accept, or ends it if too many wait there. It owns fd. until, on the loops' clock, is when
+// its first request must be whole.
+func (in *Listener) pass(fd int, head []byte, until time.Duration) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	select {
@@ -212,17 +223,42 @@ func (in *Listener) pass(fd int, head []byte) {
 		return
 	}
 	in.waiting.Add(1)
-	in.passed = append(in.passed, passed{os.NewFile(uintptr(fd), "client"), head})
+	in.passed = append(in.passed, passed{os.NewFile(uintptr(fd), "client"), head, in.loops.loops[0].start.Add(until)})
 	select {
 	case in.queued <- struct{}{}:
 	default:
 	}
 }
 
-// readConn is a connection of which something was read already.
+// readConn is a connection of which something was read already. The time that its first request has does not begin anew
+// with its second half: until the first answer, no read deadline is later than until.
 type readConn struct {
 	net.Conn
-	head []byte
+	head     []byte
+	until    time.Time
+	answered bool
+}
+
+func newReadConn(nc net.Conn, p passed) *readConn {
+	return &readConn{Conn: nc, head: p.head, until: p.until}
+}
+
+func (c *readConn) Write(p []byte) (int, error) {
+	c.answered = true
+	return c.Conn.Write(p)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *readConn) SetReadDeadline(t time.Time) error {
+	if !c.answered && (t.IsZero() || t.After(c.until)) {
+		t = c.until
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// SetDeadline implements net.Conn.
+func (c *readConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.Conn.SetWriteDeadline(t), c.SetReadDeadline(t))
 }
 
 func (c *readConn) Read(p []byte) (int, error) {

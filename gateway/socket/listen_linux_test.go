@@ -180,14 +180,16 @@ func TestHandshakesOnTheLoops(t *testing.T) {
 				}
 			}
 		}},
-		{"refused, and again", 0, 1, func(p *peer) {
+		{"refused", 0, 0, func(p *peer) {
 			p.write([]byte(request("/ws?no=1")))
 			if got := p.answer(403); got != "no" {
 				t.Errorf("got %q", got)
 			}
-			p.write([]byte(request("/ws"))) // the connection is the HTTP server's by now
-			p.answer(101)
-			p.talks()
+			p.wantEOF() // it has kept its side open
+			if n := h.loops.Arriving(); n != 0 {
+				t.Errorf("%d arriving, want 0", n)
+			}
+			h.eventually("the server waits no more", func() bool { return writeAll(p.nc, request("/ws")) != nil })
 		}},
 		{"when the loops are late", 0, 1, func(p *peer) {
 			h.eventually("it is there", func() bool { return h.loops.Arriving() == 1 })
@@ -224,6 +226,11 @@ func TestHandshakesOnTheLoops(t *testing.T) {
 	if got := h.loops.Stats(); got.Open != 0 || got.Panics != 1 {
 		t.Errorf("%d open, %d panics; want 0 and 1", got.Open, got.Panics)
 	}
+}
+
+func writeAll(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func (h *house) eventually(what string, cond func() bool) {
@@ -284,7 +291,7 @@ func TestAClosedListenerTakesNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	accepted.Close()
-	in.pass(fd, nil)
+	in.pass(fd, nil, time.Hour)
 	if _, err := bufio.NewReader(client).ReadByte(); err != io.EOF {
 		t.Errorf("got %v, want EOF", err)
 	}

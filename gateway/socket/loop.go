@@ -38,6 +38,10 @@ type Loop struct {
 	arriving atomic.Int64 // connections before their handshake, but for those that are silent, and with those whose welcome is posted
 	asleep   atomic.Bool  // set under tasksMu only; see post
 
+	// Any goroutine; the loop sets them.
+	delivered         atomic.Int64 // when it last delivered a message, on the loops' clock; see Delivers
+	greeting, joining effort       // a handshake; a connection's first read
+
 	// Guarded by tasksMu.
 	tasksMu sync.Mutex
 	tasks   []func()
@@ -89,10 +93,13 @@ func newLoop(all *Loops, index int, start time.Time) (*Loop, error) {
 		return nil, err
 	}
 	cfg := &all.cfg
-	return &Loop{
+	l := &Loop{
 		all: all, cfg: cfg, index: index, poll: poll, start: start, tick: cfg.tick(),
 		readBuf: make([]byte, readSize),
-	}, nil
+	}
+	l.greeting.ns.Store(int64(firstEffort))
+	l.joining.ns.Store(int64(firstEffort))
+	return l, nil
 }
 
 // Index gives the loop's index in its Loops.
@@ -234,6 +241,10 @@ func (l *Loop) handleEvent(i int) {
 
 // read takes what one read of the socket gives.
 func (l *Loop) read(c *Conn, broken bool) {
+	if c.traits&newcomer != 0 {
+		c.traits &^= newcomer
+		defer l.joining.since(time.Now())
+	}
 	n, err := readFD(int(c.fd), l.readBuf)
 	l.count.Reads++
 	switch {

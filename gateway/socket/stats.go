@@ -31,7 +31,7 @@ var endNames = [NumEnds]string{
 // String gives a short name, fit for a metric label.
 func (e End) String() string { return endNames[e] }
 
-// Stats counts what the loops did since New; Open and QueueBytes are the
+// Stats counts what the loops did since New; Open, QueueBytes and Waiting are the
 // state now. Each loop publishes its part at the end of a turn.
 type Stats struct {
 	Open       uint64 // connections
@@ -50,6 +50,7 @@ type Stats struct {
 	Panics   uint64 // of handlers and of posted tasks
 
 	AcceptFailed uint64 // accepts that failed for want of descriptors or memory
+	Waiting      uint64 // accepted connections whose turn it is not yet
 }
 
 func (s *Stats) add(o *Stats) {
@@ -79,7 +80,8 @@ func (ls *Loops) Stats() Stats {
 		l.statsMu.Unlock()
 	}
 	if in := ls.listener.Load(); in != nil {
-		sum.AcceptFailed = in.failed.Load()
+		sum.AcceptFailed = in.shortage.Failed()
+		sum.Waiting = uint64(in.lobby.waiting.Load())
 	}
 	return sum
 }
