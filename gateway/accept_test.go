@@ -99,9 +99,7 @@ func TestRefusedHandshakesEndTheirConnections(t *testing.T) {
 			if err != nil || !strings.Contains(string(answer), tt.want) {
 				t.Errorf("got %q, %v", answer, err)
 			}
-			if n := s.app.Server().GetOpenConnectionsCount(); n != 0 {
-				t.Errorf("the HTTP server has %d connections, want none", n)
-			}
+			s.eventually("the HTTP server has no connection", func() bool { return s.app.Server().GetOpenConnectionsCount() == 0 })
 		})
 	}
 	s.eventually("none is on its way", func() bool { return s.loops.Arriving()+len(s.accepts.slots) <= 1 })

@@ -63,6 +63,7 @@ func TestAdoptedWhileStopping(t *testing.T) {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 	s.stopping.Store(false)
+	s.eventually("the HTTP server has nobody", func() bool { return s.app.Server().GetOpenConnectionsCount() == 0 })
 
 	w = s.dial()
 	w.write(handshake(target)[:10]) // a handshake in pieces is the HTTP server's, which needs no loop for it

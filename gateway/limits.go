@@ -21,7 +21,7 @@ type Limits struct {
 	Frames          int           `env:"MAX_FRAMES_PER_SECOND" envDefault:"2000" help:"likewise heartbeats, leaves, pings, fragments and other frames of one client socket"`
 	Joins           int           `env:"MAX_JOINS_PER_SECOND" envDefault:"0" help:"joins a second over all client sockets, twice as many at once; 0 means any number"`
 	Connects        int           `env:"MAX_CONNECTS_PER_SECOND" envDefault:"0" help:"new client sockets a second, twice as many at once; more are told to come later; 0 means any number"`
-	Handshakes      int           `env:"MAX_HANDSHAKES" envDefault:"0" help:"client connections that are on their way through their handshakes at a time; others wait in the system's queue; 0 means 16, and 128 with TLS_CERT_FILE, where each takes a round trip or two"`
+	Handshakes      int           `env:"MAX_HANDSHAKES" envDefault:"0" help:"client connections that are on their way through their handshakes at a time; others wait for their turn; 0 means 16, and 128 with TLS_CERT_FILE, where each takes a round trip or two"`
 	DrainJoin       time.Duration `env:"DRAIN_JOIN_TIME" envDefault:"500ms" help:"a stopping gateway sends no more clients away while joins at the others take longer than that"`
 	AdmissionMemory float64       `env:"ADMISSION_MEMORY" envDefault:"0.8" help:"share of GOMEMLIMIT in use from which new clients are refused, then joins, then publishes; 0 means never"`
 	AdmissionLag    time.Duration `env:"ADMISSION_LAG" envDefault:"250ms" help:"how late an event loop may be before new clients are refused; twice as late, joins, and four times, publishes; 0s means any time"`

@@ -125,9 +125,14 @@ func (l *Loop) arrive(c *Conn) {
 		return
 	}
 	l.arrived++
+	l.greet(c, in, head)
+}
+
+// greet serves the handshake of a connection that arrives.
+func (l *Loop) greet(c *Conn, in *Listener, head []byte) {
 	defer l.greeting.since(time.Now())
 	a := &Arrival{fd: int(c.fd), head: head}
-	err = l.serve(in, a)
+	err := l.serve(in, a)
 	switch {
 	case err != nil || a.failed != nil:
 		l.turnAway(c)
@@ -149,10 +154,10 @@ func (l *Loop) arrive(c *Conn) {
 // the client has sent more and the socket were closed at once: so our side says that this is all, and what comes is
 // dropped until the client has gone, or for a second.
 func (l *Loop) refuse(c *Conn) {
-	closeWriteFD(int(c.fd))
 	l.met(c)
 	c.traits |= refused | silent // it counts as arriving no more
 	c.deadline = min(c.deadline, l.now+refusalTime)
+	closeWriteFD(int(c.fd))
 }
 
 // refusalTime is for how long a refused client may take to go.

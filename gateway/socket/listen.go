@@ -196,7 +196,12 @@ func (in *Listener) Accept() (net.Conn, error) {
 			if err != nil {
 				return nil, err
 			}
-			return newReadConn(nc, p), nil
+			c, err := newReadConn(nc, p)
+			if err != nil {
+				_ = nc.Close()
+				return nil, err
+			}
+			return c, nil
 		}
 		in.mu.Unlock()
 		select {
@@ -236,20 +241,28 @@ type readConn struct {
 	net.Conn
 	head     []byte
 	until    time.Time
+	asked    time.Time // the read deadline that the HTTP server wants
 	answered bool
 }
 
-func newReadConn(nc net.Conn, p passed) *readConn {
-	return &readConn{Conn: nc, head: p.head, until: p.until}
+func newReadConn(nc net.Conn, p passed) (*readConn, error) {
+	c := &readConn{Conn: nc, head: p.head, until: p.until}
+	return c, c.SetReadDeadline(time.Time{})
 }
 
 func (c *readConn) Write(p []byte) (int, error) {
-	c.answered = true
+	if !c.answered {
+		c.answered = true
+		if err := c.Conn.SetReadDeadline(c.asked); err != nil {
+			return 0, err
+		}
+	}
 	return c.Conn.Write(p)
 }
 
 // SetReadDeadline implements net.Conn.
 func (c *readConn) SetReadDeadline(t time.Time) error {
+	c.asked = t
 	if !c.answered && (t.IsZero() || t.After(c.until)) {
 		t = c.until
 	}
