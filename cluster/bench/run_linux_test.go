@@ -79,7 +79,7 @@ func TestPublishLoadsAgainstTheFloor(t *testing.T) {
 // The connection that does not read gets all of it in the end, and the others' figures are without it.
 func TestStalledLoadAgainstTheFloor(t *testing.T) {
 	load := Load{
-		Name: "stalled", Kind: Stalled, Topics: 2, Connections: 10, Publishers: 1, Rate: 100, Payload: 128, Pairs: 2, Duration: 100 * time.Millisecond,
+		Name: "stalled", Kind: Stalled, Topics: 2, Connections: 10, Publishers: 1, Rate: 100, Payload: 128, Pairs: 1, Duration: 100 * time.Millisecond,
 	}
 	r := measureLoad(t, load, startTestFloor(t, false))
 	wantFigure(t, r, "calm_p99_ms", 0, 10_000)

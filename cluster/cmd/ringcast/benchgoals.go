@@ -78,7 +78,7 @@ func goalConfig(load bench.Load, runs int, duration time.Duration) (bench.Config
 		cfg.Runs = 1
 		return cfg, nil
 	case bench.Idle:
-		cfg.Runs = 1
+		cfg.Runs, cfg.Load.Duration = 1, 10*time.Second
 	default:
 		cfg.Load.Duration = duration
 	}
