@@ -70,9 +70,6 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.loops.Stats().InputBytes) })
 	gauge("input_budget_bytes", "Bytes of client messages that are not whole that may be kept for all clients together.",
 		func() float64 { return float64(g.cfg.inputBudget()) })
-	gauge("lagging_channels", "Channels that chose to skip messages rather than be closed and for which some wait, now.",
-		func() float64 { return float64(g.router.Stats().Lagging) })
-	gauge("lanes", "Live lanes to topic servers now.", func() float64 { return float64(g.router.Stats().LanesUp) })
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.RingVersion()) })
 	counter("accepted_total", "Client sockets accepted.", func() float64 { return float64(g.loops.Stats().Accepted) })
 	counter("accept_failed_total", "Client sockets that could not be accepted, for want of file descriptors most likely; they are tried again.",
@@ -83,10 +80,6 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("bytes_out_total", "Bytes written to clients.", func() float64 { return float64(g.loops.Stats().BytesOut) })
 	counter("writes_total", "Write calls on client sockets.", func() float64 { return float64(g.loops.Stats().Writes) })
 	counter("panics_total", "Panics; each closed one socket or failed one request.", func() float64 { return float64(g.loops.Stats().Panics + g.panics.Load()) })
-	counter("publishes_total", "Publishes sent to owners.", func() float64 { return float64(g.router.Stats().Publishes) })
-	counter("messages_total", "Messages received for topics with subscribers here.",
-		func() float64 { return float64(g.router.Stats().Messages) })
-	counter("deliveries_total", "Messages handed to channels.", func() float64 { return float64(g.router.Stats().Deliveries) })
 	flag := func(b *atomic.Bool) func() float64 {
 		return func() float64 {
 			if b.Load() {
@@ -97,6 +90,27 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	}
 	gauge("ring_file_failed", "1 while the ring file is of no use and the ring in use is an older one.", flag(&g.ringFailed))
 	gauge("ring_file_stale", "1 while the ring in use came from a topic server and is newer than the ring file.", flag(&g.staleFile))
+	counter("api_limited_total", "API requests refused because their key had too many.", func() float64 { return float64(g.api.Limited()) })
+	g.registerRouter(reg, gauge, counter)
+	g.registerTokens(reg, gauge)
+	g.registerIngest(gauge, counter)
+	g.registerAdmission(reg, gauge)
+	for end := range socket.End(socket.NumEnds) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringcast_gateway_closed_total", Help: "Client sockets ended, by reason.",
+			ConstLabels: prometheus.Labels{"reason": end.String()},
+		}, func() float64 { return float64(g.loops.Stats().Ended[end]) }))
+	}
+}
+
+func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(name, help string, value func() float64)) {
+	gauge("lagging_channels", "Channels that chose to skip messages rather than be closed and for which some wait, now.",
+		func() float64 { return float64(g.router.Stats().Lagging) })
+	gauge("lanes", "Live lanes to topic servers now.", func() float64 { return float64(g.router.Stats().LanesUp) })
+	counter("publishes_total", "Publishes sent to owners.", func() float64 { return float64(g.router.Stats().Publishes) })
+	counter("messages_total", "Messages received for topics with subscribers here.",
+		func() float64 { return float64(g.router.Stats().Messages) })
+	counter("deliveries_total", "Messages handed to channels.", func() float64 { return float64(g.router.Stats().Deliveries) })
 	counter("resyncs_total", "Subscriptions that asked for what they had missed.",
 		func() float64 { return float64(g.router.Stats().Resyncs) })
 	counter("replayed_total", "Messages from a topic's history handed to channels after a lost link.",
@@ -115,26 +129,12 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.router.Stats().Conflicts) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })
-	counter("api_limited_total", "API requests refused because their key had too many.", func() float64 { return float64(g.api.Limited()) })
 	for _, policy := range []hub.Slow{hub.SlowDropOldest, hub.SlowLatest} {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "ringcast_gateway_skipped_total", Help: "Messages that slow clients did not get, by the policy that they chose; they were told which.",
 			ConstLabels: prometheus.Labels{"policy": policy.String()},
 		}, func() float64 { return float64(g.router.Stats().Skipped[policy]) }))
 	}
-	g.registerRouter(reg, gauge, counter)
-	g.registerTokens(reg, gauge)
-	g.registerIngest(gauge, counter)
-	g.registerAdmission(reg, gauge)
-	for end := range socket.End(socket.NumEnds) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "ringcast_gateway_closed_total", Help: "Client sockets ended, by reason.",
-			ConstLabels: prometheus.Labels{"reason": end.String()},
-		}, func() float64 { return float64(g.loops.Stats().Ended[end]) }))
-	}
-}
-
-func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(name, help string, value func() float64)) {
 	gauge("channels", "Channels joined now.", func() float64 { return float64(g.router.Stats().Channels) })
 	gauge("topics", "Topics subscribed now.", func() float64 { return float64(g.router.Topics()) })
 	gauge("topics_moving", "Subscriptions on their way to another owner now.", func() float64 { return float64(g.router.Stats().Moving) })
