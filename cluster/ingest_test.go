@@ -169,52 +169,6 @@ func count(notes []int) int {
 	return len(seen)
 }
 
-// A gateway that has too much to do takes no more from its queue for a while: the messages stay with the broker, and all of them come
-// when it is better.
-func TestG7_MessagesWaitForAnOverloadedGateway(t *testing.T) {
-	t.Parallel()
-	r := startRabbit(t)
-	s, env := ingesting(t, r)
-	gw := s.gateway(slices.Concat(env, littleMemory, []string{"GATEWAY_ID=gw-small"})...)
-	other := s.gateway("GATEWAY_ID=gw-other") // takes nothing from the queue
-	consuming(t, gw)
-	other.ready()
-	full, topic := s.topicOf("ts-a", 0), s.topicOf("ts-b", 0)
-	l := listenTo(t, "listener", other.url(), topic)
-	gone := hogs(t, gw, full)
-	value := func(series string) float64 { return metric(gw.admin, "ringcast_gateway_"+series) }
-	for p := newFlooder(t, other.webSocketURL(), full); value("admission_level") < 3; {
-		if p.publish(numbered(p.last+1)) > 1000 {
-			t.Fatal("memory is never full")
-		}
-	}
-
-	const total = 60 // more than are under way at once
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := (&feeder{r: r}).feed(ctx, "in", topic, total); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "publishes are tried again", func() bool { return value("ingest_retried_total") > 0 })
-	if n := value("ingest_published_total"); n == total {
-		t.Error("all were published")
-	}
-	gone()
-	deadline := time.Now().Add(time.Minute)
-	for count(l.notes(topic)) < total || value("ingest_published_total") < total {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d messages; level %v", count(l.notes(topic)), total, value("admission_level"))
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if n := len(l.notes(topic)); n != total {
-		t.Errorf("%d messages came, want %d", n, total)
-	}
-	if n := value("ingest_rejected_total"); n != 0 {
-		t.Errorf("%v were rejected", n)
-	}
-}
-
 func retries(g *gatewayProc) string {
 	_, text := fetch(g.admin, "/metrics")
 	for line := range strings.Lines(text) {
@@ -225,10 +179,16 @@ func retries(g *gatewayProc) string {
 	return "?"
 }
 
-// While the owner of a topic is away its messages wait, unacknowledged, and come when it is back.
-func TestG7_MessagesWaitForTheOwner(t *testing.T) {
+// Messages wait with the broker, unacknowledged, while they cannot be published, and come when they can.
+func TestG7_MessagesWait(t *testing.T) {
 	t.Parallel()
 	r := startRabbit(t)
+	t.Run("for the owner", func(t *testing.T) { ownerlessIngest(t, r) })
+	t.Run("for an overloaded gateway", func(t *testing.T) { overloadedIngest(t, r) })
+}
+
+// While the owner of a topic is away its messages wait, and come when it is back.
+func ownerlessIngest(t *testing.T, r *rabbit) {
 	s := newSite(t)
 	ts := s.topicserver("ts-a")
 	s.topicserver("ts-b")
@@ -261,4 +221,48 @@ func TestG7_MessagesWaitForTheOwner(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// A gateway that has too much to do takes no more from its queue for a while: the messages stay with the broker, and all of them come
+// when it is better.
+func overloadedIngest(t *testing.T, r *rabbit) {
+	s, env := ingesting(t, r)
+	gw := s.gateway(slices.Concat(env, littleMemory, []string{"GATEWAY_ID=gw-small", "AMQP_QUEUE=more"})...)
+	other := s.gateway("GATEWAY_ID=gw-other") // takes nothing from the queue
+	consuming(t, gw)
+	other.ready()
+	full, topic := s.topicOf("ts-a", 0), s.topicOf("ts-b", 0)
+	l := listenTo(t, "listener", other.url(), topic)
+	gone := hogs(t, gw, full)
+	value := func(series string) float64 { return metric(gw.admin, "ringcast_gateway_"+series) }
+	for p := newFlooder(t, other.webSocketURL(), full); value("admission_level") < 3; {
+		if p.publish(numbered(p.last+1)) > 1000 {
+			t.Fatal("memory is never full")
+		}
+	}
+
+	const total = 60 // more than are under way at once
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := (&feeder{r: r}).feed(ctx, "more", topic, total); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "publishes are tried again", func() bool { return value("ingest_retried_total") > 0 })
+	if n := value("ingest_published_total"); n == total {
+		t.Error("all were published")
+	}
+	gone()
+	deadline := time.Now().Add(2 * time.Minute)
+	for count(l.notes(topic)) < total || value("ingest_published_total") < total {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d messages; level %v", count(l.notes(topic)), total, value("admission_level"))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if n := len(l.notes(topic)); n != total {
+		t.Errorf("%d messages came, want %d", n, total)
+	}
+	if n := value("ingest_rejected_total"); n != 0 {
+		t.Errorf("%v were rejected", n)
+	}
 }
