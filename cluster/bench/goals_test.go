@@ -8,11 +8,11 @@ import (
 func TestGoalsAreJudged(t *testing.T) {
 	most := Goal{Load: "x", Figure: "f", Ratio: 2}
 	least := Goal{Load: "x", Figure: "f", AtLeast: true, Value: 10, Ratio: 0.5}
-	alone := Goal{Load: "x", Figure: "f", Value: 1, Chance: "c"}
+	alone := Goal{Load: "x", Figure: "f", Value: 1, Lower: "q"}
 	for _, c := range []struct {
 		goal        Goal
 		ours, floor float64 // floor 0: not measured
-		chance      float64
+		lower       float64
 		want        Verdict
 	}{
 		{goal: most, ours: 4, floor: 2, want: Met},
@@ -23,10 +23,10 @@ func TestGoalsAreJudged(t *testing.T) {
 		{goal: least, ours: 9, floor: 19, want: NotMet},
 		{goal: least, ours: 9, want: NotMet},
 		{goal: alone, ours: 1, want: Met},
-		{goal: alone, ours: 2.5, chance: 1.6, want: WithinChance},
-		{goal: alone, ours: 2.5, chance: 1.4, want: NotMet},
+		{goal: alone, ours: 2.5, lower: 0.9, want: WithinChance},
+		{goal: alone, ours: 2.5, lower: 1.1, want: NotMet},
 	} {
-		r := &Report{Runs: []*Run{run(Faults{}, "f", c.ours, "c", c.chance)}}
+		r := &Report{Runs: []*Run{run(Faults{}, "f", c.ours, "q", c.lower)}}
 		if c.floor != 0 {
 			r.Floor = []*Run{run(Faults{}, "f", c.floor)}
 		}
