@@ -88,9 +88,7 @@ func (p *plain) message(op socket.Opcode, data []byte) {
 	for _, c := range p.channels {
 		topic := c.topic
 		m := linkpb.Publish{Topic: topic, Event: p.event, Payload: f.Payload, Binary: f.Binary}
-		p.inFlight++
 		p.ss.local.Publish(&m, func(o router.Outcome) {
-			p.inFlight--
 			if !o.OK() && !p.closed {
 				p.conn.Close(socket.CloseTryAgain, fmt.Sprintf("not published to %s: %s", topic, reason(o.Code)))
 			}

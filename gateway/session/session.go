@@ -40,8 +40,8 @@ type Config struct {
 	Auth    *auth.Verifier
 	Revoked func(*auth.Identity) bool
 	Rates   Rates
-	// MaxInFlight is how many publishes of one session may have no answer yet; 0 is any number. A message that is published to
-	// several topics is taken as a whole.
+	// MaxInFlight is how many publishes of one session may have no answer yet; 0 is any number. Plain WebSockets, whose clients
+	// get no answers that they could wait for, are bounded by their rate alone.
 	MaxInFlight int
 	Gate        *admission.Gate // nil admits everything
 }

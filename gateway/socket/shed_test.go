@@ -56,7 +56,7 @@ func TestInputBudgetClosesTheLargest(t *testing.T) {
 					large = append(large, begin(frames, len(frames)-20))
 				}
 			}
-			eventually(t, "there is room again", func() bool { return ls.Stats().InputBytes <= 7*most })
+			eventually(t, "there is room again", func() bool { return ls.Stats().InputBytes <= 8*most }) // more may have come after the last round
 			gone := closed()
 			for _, s := range large {
 				s.peer.write(s.rest)
