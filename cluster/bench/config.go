@@ -48,7 +48,7 @@ func Loads() []Load {
 		{Name: "fanout", Kind: Publish, Topics: 1, Connections: 1000, Publishers: 1, Rate: 100, Payload: 128, Duration: 10 * time.Second},
 		{Name: "fanout-wide", Kind: Publish, Topics: 1, Connections: 5000, Publishers: 1, Rate: 20, Payload: 128, Duration: 10 * time.Second},
 		{Name: "rooms", Kind: Publish, Topics: 500, Connections: 5000, Publishers: 1, Rate: 2000, Payload: 128, Duration: 10 * time.Second},
-		{Name: "flood", Kind: Publish, Topics: 1, Connections: 200, Publishers: 4, Window: 64, Payload: 128, Duration: 10 * time.Second},
+		{Name: "flood", Kind: Publish, Topics: 1, Connections: 200, Publishers: 8, Window: 64, Payload: 128, Duration: 10 * time.Second},
 		{Name: "stalled", Kind: Stalled, Topics: 100, Connections: 10000, Publishers: 1, Rate: 100, Payload: 128, Pairs: 7, Duration: 2 * time.Second},
 		{Name: "storm", Kind: Storm, Topics: 100, Connections: 10000, Established: 200, Publishers: 1, Rate: 50, Payload: 128, Duration: 5 * time.Second},
 		{Name: "churn", Kind: Churn, Topics: 100, Connections: 64, Duration: 10 * time.Second},
