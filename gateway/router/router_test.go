@@ -375,7 +375,8 @@ func TestTopicsKeepTheirLane(t *testing.T) {
 		}
 		return u
 	}
-	for i := range 40 {
+	// The hash is another in each process: forty topics miss a lane once in five hundred times.
+	for i := 0; i < 40 || len(used) < 6 && i < 400; i++ {
 		m := w.member(fmt.Sprint("room:", i))
 		owner := w.owners[0]
 		if w.r.cfg.Ring.Owner(m.topic).ID != owner.id {
