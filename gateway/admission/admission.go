@@ -243,25 +243,25 @@ func (g *Gate) Stats() Stats {
 func EachCount(f func(What, Reason)) {
 	for what := range What(numWhat) {
 		for why := range Reason(numReasons) {
-			switch why {
-			case Full:
-				if what != Connect {
-					continue
-				}
-			case Busy:
-				if what != Publish {
-					continue
-				}
-			case Overloaded:
-				if what == Frame {
-					continue
-				}
-			case Stopping:
-				continue
+			if counted(what, why) {
+				f(what, why)
 			}
-			f(what, why)
 		}
 	}
+}
+
+func counted(what What, why Reason) bool {
+	switch why {
+	case Full:
+		return what == Connect
+	case Busy:
+		return what == Publish
+	case Overloaded:
+		return what != Frame
+	case Stopping:
+		return false
+	}
+	return true
 }
 
 // Run watches memory and loops until ctx is canceled.
