@@ -101,7 +101,7 @@ func WriteGoals(out io.Writer, reports []*Report) (met bool, err error) {
 				ratio = fmt.Sprintf("%.2f", v)
 			}
 			verdict := g.Judge(r)
-			met = met && verdict != NotMet && verdict != NotMeasured && verdict != Faulty
+			met = met && (verdict == Met || verdict == MetByRatio)
 			fmt.Fprintf(out, "| %s | %s | %s | %s | %s | %s | %s |\n", g.Load, g.Unit, spreadText(r.Runs, g.Figure),
 				spreadText(r.Floor, g.Figure), ratio, g.text(), verdict)
 		}
