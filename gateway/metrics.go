@@ -79,7 +79,8 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("bytes_in_total", "Bytes received from clients.", func() float64 { return float64(g.loops.Stats().BytesIn) })
 	counter("bytes_out_total", "Bytes written to clients.", func() float64 { return float64(g.loops.Stats().BytesOut) })
 	counter("writes_total", "Write calls on client sockets.", func() float64 { return float64(g.loops.Stats().Writes) })
-	counter("panics_total", "Panics; each closed one socket or failed one request.", func() float64 { return float64(g.loops.Stats().Panics + g.panics.Load()) })
+	counter("panics_total", "Panics; each closed one socket, failed one request or ended one lane.",
+		func() float64 { return float64(g.loops.Stats().Panics + g.router.Stats().Panics + g.panics.Load()) })
 	flag := func(b *atomic.Bool) func() float64 {
 		return func() float64 {
 			if b.Load() {

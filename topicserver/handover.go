@@ -116,7 +116,7 @@ func (tk *take) from(ctx context.Context, g *giver) {
 		case <-pause.C:
 		}
 		began := time.Now()
-		reached, taken, err := tk.session(ctx, g)
+		reached, taken, err := tk.trySession(ctx, g)
 		if taken > 0 {
 			log.Info("took topics over", zap.Int("topics", taken), zap.Uint64("ring_version", tk.s.rings.Current().Version()))
 		}
@@ -179,6 +179,16 @@ func (tk *take) resolveOne(name string) {
 	}
 }
 
+// trySession is session, for which a panic is one more way to fail: what one peer sends must not end the server.
+func (tk *take) trySession(ctx context.Context, g *giver) (reached bool, taken int, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = tk.s.panicked(p)
+		}
+	}()
+	return tk.session(ctx, g)
+}
+
 // session is one connection to a giver. It returns nil when everything that the giver has for us is installed, and
 // whether the giver has told what that is.
 func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
@@ -237,7 +247,7 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 	var receiver sync.WaitGroup
 	defer receiver.Wait()
 	defer t.Close()
-	receiver.Go(func() { failed <- receiveAnswers(t, answers) })
+	receiver.Go(func() { failed <- tk.receiveAnswers(t, answers) })
 	retry := time.NewTicker(laterPause)
 	defer retry.Stop()
 	var acks [][]*linkpb.Arrived // what was sent as taken, and not answered yet
@@ -305,7 +315,12 @@ func (tk *take) heard(g *giver, list []*linkpb.Arrived) {
 
 // receiveAnswers receives states, and nil for what has been forgotten, until the handover ends. No more than a window
 // of them is ever on the way.
-func receiveAnswers(t *link.Taking, answers chan<- *linkpb.TopicState) error {
+func (tk *take) receiveAnswers(t *link.Taking, answers chan<- *linkpb.TopicState) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = tk.s.panicked(p)
+		}
+	}()
 	for {
 		m, err := t.Receive()
 		if err != nil {

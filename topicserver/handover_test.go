@@ -1,6 +1,7 @@
 package topicserver
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -400,5 +401,23 @@ func TestATopicGoesOnFromTheMiddle(t *testing.T) {
 	}
 	if p := c.connect(t, "gw-a").publishAt(t, topic, "z"); p.Epoch != was.Epoch || p.Offset != 3 {
 		t.Errorf("position %v, was %v", p, was)
+	}
+}
+
+// A bug that what another server hands over meets is one more reason to try again, and does not end the process.
+func TestABugInAHandoverFailsIt(t *testing.T) {
+	s := start(t, Config{})
+	reached, taken, err := s.take.trySession(t.Context(), nil) // a giver that is none
+	if reached || taken != 0 || !errors.Is(err, errPanicked) {
+		t.Errorf("reached %v, %d taken, error %v", reached, taken, err)
+	}
+	if err := s.take.receiveAnswers(nil, nil); !errors.Is(err, errPanicked) {
+		t.Errorf("error %v", err)
+	}
+	if n := gauge(t, s, "ringcast_topic_panics_total"); n != 2 {
+		t.Errorf("%v panics counted", n)
+	}
+	if n := s.logs.FilterMessage("lane handler panicked").Len(); n != 2 {
+		t.Errorf("%d lines", n)
 	}
 }

@@ -1,8 +1,12 @@
 package topicserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -23,6 +27,7 @@ type laneServer struct {
 	lane    *topic.Lane // nil until a Hello was accepted
 	self    *lane       // likewise
 	refused bool        // the Hello was not accepted; nothing after it counts
+	bad     bool        // an item was none
 	turn    topic.Turn
 
 	// Requests are decoded into these, one at a time; what they point at is valid during the item only.
@@ -45,7 +50,11 @@ func (s *Server) serveLane(wire *link.Lane) {
 	l := &laneServer{s: s, wire: wire}
 	err := errPanicked
 	defer func() { l.end(err) }()
-	err = wire.Receive(l.item, l.turn.Flush)
+	err = wire.Receive(func(kind linkpb.Kind, body []byte) error {
+		err := l.item(kind, body)
+		l.bad = err != nil
+		return err
+	}, l.turn.Flush)
 }
 
 // end undoes what the lane has registered.
@@ -66,8 +75,19 @@ func (l *laneServer) end(err error) {
 	if errors.Is(err, link.ErrSlowPeer) {
 		l.s.slowLanes.Add(1)
 	}
+	if l.bad || brokeProtocol(err) {
+		l.s.badLanes.Add(1)
+	}
 	l.s.log.Info("lane ended", zap.String("gateway", l.key.gateway), zap.Uint32("lane", l.key.lane),
 		zap.String("peer", l.wire.RemoteAddr()), zap.String("error", err.Error()))
+}
+
+// brokeProtocol reports whether a lane ended for what its peer sent, rather than for being cut, slow, silent or not needed any more.
+func brokeProtocol(err error) bool {
+	var network net.Error
+	return !errors.As(err, &network) && !slices.ContainsFunc([]error{
+		io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, context.Canceled, link.ErrSlowPeer, link.ErrSilentPeer, errSuperseded, errPanicked,
+	}, func(other error) bool { return errors.Is(err, other) })
 }
 
 // item handles one item of an Up.

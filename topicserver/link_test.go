@@ -212,6 +212,15 @@ func TestBrokenLanesEnd(t *testing.T) {
 		})
 	}
 	bystander.publish(t, "t:a", "still here")
+	closed := func() float64 { return labelled(t, s, "ringcast_topic_closed_lanes_total", "protocol") }
+	waitFor(t, "all are counted", func() bool { return closed() == 8 })
+	// Who goes has broken nothing.
+	s.connect(t, "gw-a").Close()
+	waitFor(t, "the server to forget it", func() bool { return s.Lanes() == 1 })
+	waitFor(t, "the log line", func() bool { return s.logs.FilterMessage("lane ended").Len() == 9 })
+	if n := closed(); n != 8 {
+		t.Errorf("%v broken lanes counted", n)
+	}
 }
 
 func TestItemBeforeTheHello(t *testing.T) {
@@ -234,6 +243,9 @@ func TestItemBeforeTheHello(t *testing.T) {
 		t.Errorf("answered with %d bytes", n)
 	}
 	waitFor(t, "the log line", func() bool { return s.logs.FilterMessage("closed a connection that sent no hello").Len() == 1 })
+	if n := labelled(t, s, "ringcast_topic_closed_lanes_total", "no_hello"); n != 1 {
+		t.Errorf("%v strangers counted", n)
+	}
 	line := s.logs.FilterMessage("closed a connection that sent no hello").All()[0].ContextMap()
 	if line["error"] != "item 6 before the hello" || s.Stats().Publishes != 0 {
 		t.Errorf("log line %v, stats %+v", line, s.Stats())

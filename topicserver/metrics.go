@@ -82,6 +82,13 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.conflicts.Load()) })
 	counter("slow_lanes_total", "Lanes ended because the gateway did not read what was sent to it.",
 		func() float64 { return float64(s.slowLanes.Load()) })
+	for reason, count := range map[string]*atomic.Uint64{"too_many": &s.closed.TooMany, "no_hello": &s.closed.NoHello, "protocol": &s.badLanes} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringcast_topic_closed_lanes_total", Help: "Connections closed for being too many, or for what their peers sent or did not send, by reason.",
+			ConstLabels: prometheus.Labels{"reason": reason},
+		}, func() float64 { return float64(count.Load()) }))
+	}
+	counter("panics_total", "Panics; each ended one lane or handover.", func() float64 { return float64(s.closed.Panics.Load() + s.panics.Load()) })
 	flag := func(b *atomic.Bool) func() float64 {
 		return func() float64 {
 			if b.Load() {

@@ -45,6 +45,9 @@ type Server struct {
 	serving    atomic.Bool
 	refused    atomic.Uint64 // lanes that were answered with a Refusal
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
+	badLanes   atomic.Uint64 // lanes that ended because of what the gateway sent
+	closed     link.Closed
+	panics     atomic.Uint64 // met elsewhere than on lanes
 	conflicts  atomic.Uint64 // rings of peers with the version of ours and other content
 	building   atomic.Int64  // rings that learnLater has begun and not finished with
 	moves      moves
@@ -172,7 +175,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.serving.Store(true)
 	defer s.serving.Store(false)
 	err := link.Serve(inner, lis, link.ServeConfig{
-		Config: s.link(), MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log,
+		Config: s.link(), MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log, Closed: &s.closed,
 	})
 	if err != nil {
 		return fmt.Errorf("topicserver: %w", err)
@@ -287,6 +290,13 @@ func (s *Server) Lanes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.lanes)
+}
+
+// panicked counts and logs what recover has returned, and gives it as an error.
+func (s *Server) panicked(p any) error {
+	s.panics.Add(1)
+	link.LogPanic(s.log, p)
+	return errPanicked
 }
 
 var (

@@ -17,13 +17,21 @@ import (
 // gauge returns the value of a metric.
 func gauge(t testing.TB, s *server, name string) float64 {
 	t.Helper()
+	return labelled(t, s, name, "")
+}
+
+// labelled returns the value of a metric whose one label has this value.
+func labelled(t testing.TB, s *server, name, label string) float64 {
+	t.Helper()
 	families, err := s.daemon.Metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == name {
-			return f.GetMetric()[0].GetGauge().GetValue() + f.GetMetric()[0].GetCounter().GetValue()
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
 		}
 	}
 	t.Fatalf("no metric %s", name)

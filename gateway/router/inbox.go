@@ -171,13 +171,8 @@ func (in *inbox) told(a answer) {
 
 // landed gives a publish its outcome, unless it is to be sent to another server.
 func (in *inbox) landed(p *publish, o Outcome) {
-	s := in.lane.r.shard(p.req.Topic)
-	s.mu.Lock()
 	bounced := o.Code == linkpb.Code_NOT_OWNER
-	sub := s.topics[p.req.Topic] // there while its flow is busy
-	sub.flow.landed(p, bounced)
-	in.touch(sub.flow.lane)
-	s.mu.Unlock()
+	in.touch(in.lane.r.landed(p, bounced))
 	if !bounced {
 		p.ended(o)
 		in.post(p.local.loop.Index(), event{kind: eventDone, done: p.done, outcome: o})
@@ -394,19 +389,23 @@ func (in *inbox) resume(sub *subscription) (sent bool) {
 // subscribed its topic already.
 func (in *inbox) resumeSome(most int) {
 	for ; len(in.again) > 0 && most > 0; in.again = in.again[1:] {
-		sub := in.again[0]
-		s := in.lane.r.shard(sub.name)
-		s.mu.Lock()
-		if s.topics[sub.name] == sub && sub.lane == in.lane && sub.wanted && in.resume(sub) {
+		if in.resumeOne(in.again[0]) {
 			in.resuming++
 			most--
 		}
-		s.mu.Unlock()
 	}
 	if len(in.again) == 0 {
 		in.again = nil
 	}
 	in.touch(in.lane)
+}
+
+// resumeOne resumes a topic if it is still to be, and reports whether it had to subscribe.
+func (in *inbox) resumeOne(sub *subscription) bool {
+	s := in.lane.r.shard(sub.name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.topics[sub.name] == sub && sub.lane == in.lane && sub.wanted && in.resume(sub)
 }
 
 // hurry resumes all that is left when the server has answered nothing for a whole heartbeat: topics that it answers late, since

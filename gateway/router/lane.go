@@ -130,6 +130,8 @@ func (l *lane) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case errors.Is(err, errPanicked): // which it may be again with what the server sends next
+			l.log.Warn("link given up; dialing again", zap.Error(err))
 		case wasLive:
 			pause, attempt = redialMin, 0
 			l.log.Warn("link lost; dialing again", zap.Error(err))
@@ -163,7 +165,7 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 		return false, err
 	}
 	defer wire.Close()
-	err = wire.Receive(func(kind linkpb.Kind, body []byte) error {
+	err = l.receive(wire, func(kind linkpb.Kind, body []byte) error {
 		if wasLive {
 			return l.in.item(kind, body)
 		}
@@ -176,11 +178,27 @@ func (l *lane) connect(ctx context.Context) (wasLive bool, err error) {
 			return fmt.Errorf("the ring has the server at another address than %s by now", addr)
 		}
 		return nil
-	}, l.in.flush)
+	})
 	if wasLive {
 		l.lost()
 	}
 	return wasLive, err
+}
+
+// errPanicked ends a connection over which something came that this gateway has a bug with.
+var errPanicked = errors.New("a bug was met; the log has it")
+
+// receive receives until the connection ends. A panic ends it too, and nothing else: what one server sends must not take the
+// other servers' clients down.
+func (l *lane) receive(wire *link.Lane, item func(linkpb.Kind, []byte) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.r.stats.panics.Add(1)
+			link.LogPanic(l.log, p)
+			err = errPanicked
+		}
+	}()
+	return wire.Receive(item, l.in.flush)
 }
 
 // greeted checks the server's answer to the hello.
@@ -352,13 +370,18 @@ func (l *lane) expire(now time.Time) {
 
 // landedLate takes a publish that nobody waits for any more out of its flow. What waited for it goes on.
 func (r *Router) landedLate(p *publish) {
+	r.landed(p, false).flush()
+}
+
+// landed takes a publish that has its outcome, or was sent to the wrong server, out of its flow, and returns the lane over which
+// what waited for it goes on.
+func (r *Router) landed(p *publish, bounced bool) *lane {
 	s := r.shard(p.req.Topic)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	sub := s.topics[p.req.Topic] // there while its flow is busy
-	sub.flow.landed(p, false)
-	l := sub.flow.lane
-	s.mu.Unlock()
-	l.flush()
+	sub.flow.landed(p, bounced)
+	return sub.flow.lane
 }
 
 // busy reports whether publishes wait for their answers.

@@ -46,6 +46,36 @@ func TestPublishesOutliveTheLink(t *testing.T) {
 	w.quiet(m)
 }
 
+// A bug that something from one server meets ends the lane that it came over. It is dialed again, nobody who had joined misses
+// anything, and the other servers' lanes stay.
+func TestABugEndsOneLane(t *testing.T) {
+	w := newWorld(t, 2, never, func(c *Config) { c.Revoked = func(string, *linkpb.Revoke) { panic("a bug") } })
+	w.start()
+	owners, topics := w.owners, [2]string{}
+	for i := 0; topics[0] == "" || topics[1] == ""; i++ {
+		name := fmt.Sprint("t:", i)
+		topics[map[string]int{owners[0].id: 0, owners[1].id: 1}[w.r.rings.Current().Owner(name).ID]] = name
+	}
+	a, first := w.joined(owners[0], topics[0], 1, 5)
+	b, second := w.joined(owners[1], topics[1], 1, 5)
+	first.send(linkpb.KindDownRevoke, &linkpb.Revoke{})
+	again := owners[0].expect("hello gw 0/1", "subscribe "+topics[0]+" since 1:5")
+	second.fanOut(1, 6)
+	b.hears(6)
+	again.recover(1, 5, 7)
+	a.hears(6, 7)
+	if n := w.r.Stats().Panics; n != 1 {
+		t.Errorf("%d panics counted", n)
+	}
+	lines := w.logs.FilterMessage("lane handler panicked").All()
+	if len(lines) != 1 || lines[0].ContextMap()["panic"] != "a bug" || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["stack"]), "TestABugEndsOneLane") {
+		t.Errorf("log %v", lines)
+	}
+	if n := w.logs.FilterMessage("link given up; dialing again").Len(); n != 1 || w.r.Stats().LanesLost != 1 {
+		t.Errorf("%d lanes given up, %d lost", n, w.r.Stats().LanesLost)
+	}
+}
+
 // quiet wants that nothing has been told to the member that it has not taken.
 func (w *world) quiet(m *member) {
 	w.t.Helper()

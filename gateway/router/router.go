@@ -155,6 +155,7 @@ type counters struct {
 	unfit      atomic.Uint64
 	conflicts  atomic.Uint64
 	lanesLost  atomic.Uint64
+	panics     atomic.Uint64
 	names      atomic.Int64 // held now
 	namesLost  atomic.Uint64
 
@@ -346,6 +347,7 @@ type Stats struct {
 	Unfit      uint64 // binary messages not handed to channels whose protocol has no place for them
 	Conflicts  uint64 // rings of topic servers that have the version of the one in use and other content
 	LanesLost  uint64 // connections to topic servers that had been greeted and ended
+	Panics     uint64 // each ended a connection to a topic server
 	NamesLost  uint64 // exclusive names that sessions have lost without releasing them
 	Names      int    // exclusive names that sessions hold, now
 	LanesUp    int    // now
@@ -376,6 +378,7 @@ func (r *Router) Stats() Stats {
 		Names:      int(r.stats.names.Load()),
 		Conflicts:  r.stats.conflicts.Load(),
 		LanesLost:  r.stats.lanesLost.Load(),
+		Panics:     r.stats.panics.Load(),
 		Moving:     int(r.moving.Load()),
 		Parked:     int(r.parked.Load()),
 	}

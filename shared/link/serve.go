@@ -29,6 +29,14 @@ type ServeConfig struct {
 	// Handover serves one handover to another topic server. Nil refuses them.
 	Handover func(*Handover) error
 	Log      *zap.Logger // default none
+	Closed   *Closed     // counts what Serve closes; default nobody looks
+}
+
+// Closed counts the connections that Serve has closed of its own accord, by why. Any goroutine may read it.
+type Closed struct {
+	TooMany atomic.Uint64 // over MaxLanes
+	NoHello atomic.Uint64 // the peer did not introduce itself, in time and as it has to
+	Panics  atomic.Uint64 // Handle or Handover panicked
 }
 
 // Serve accepts lanes on lis until ctx is canceled, then closes them and returns when every Handle has returned. It
@@ -57,6 +65,9 @@ func newServer(cfg ServeConfig) (*server, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
+	}
+	if cfg.Closed == nil {
+		cfg.Closed = new(Closed)
 	}
 	s := &server{cfg: cfg}
 	mux := drpcmux.New()
@@ -95,6 +106,7 @@ func (s *server) accept(ctx context.Context, lis net.Listener) error {
 			continue
 		case s.lanes.Load() >= int64(s.cfg.MaxLanes):
 			s.refused.log(s.cfg.Log, "too many lanes", zap.Int("max", s.cfg.MaxLanes), zap.Stringer("peer", nc.RemoteAddr()))
+			s.cfg.Closed.TooMany.Add(1)
 			_ = nc.Close()
 			continue
 		}
@@ -116,7 +128,8 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 	defer func() {
 		// dRPC has no recover of its own: a bug met on one lane must not end the others.
 		if p := recover(); p != nil {
-			s.logPanic(p)
+			s.cfg.Closed.Panics.Add(1)
+			LogPanic(s.cfg.Log, p)
 		}
 	}()
 	err := c.secureAccepted(serving, s.cfg.Config)
@@ -129,16 +142,18 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 	if why := c.reason(); why != nil && !errors.Is(err, errHandshake) {
 		err = why
 	}
+	s.cfg.Closed.NoHello.Add(1)
 	s.refused.log(s.cfg.Log, "closed a connection that sent no hello",
 		zap.Stringer("peer", nc.RemoteAddr()), zap.String("error", err.Error()))
 }
 
-func (s *server) logPanic(p any) {
+// LogPanic logs what recover has returned of a panic that went through Receive, with the stack of where it began.
+func LogPanic(log *zap.Logger, p any) {
 	stack := debug.Stack()
 	if hp, ok := p.(*handlerPanic); ok {
 		p, stack = hp.value, hp.stack
 	}
-	s.cfg.Log.Error("lane handler panicked", zap.Any("panic", p), zap.ByteString("stack", stack))
+	log.Error("lane handler panicked", zap.Any("panic", p), zap.ByteString("stack", stack))
 }
 
 // Link implements linkpb.DRPCLinksServer.

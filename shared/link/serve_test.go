@@ -61,7 +61,8 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 
 func TestMaxLanes(t *testing.T) {
 	log, logs := observe()
-	addr, _ := serve(t, ServeConfig{MaxLanes: 2, Handle: handle(nil, nil), Log: log})
+	var closed Closed
+	addr, _ := serve(t, ServeConfig{MaxLanes: 2, Handle: handle(nil, nil), Log: log, Closed: &closed})
 	a, b := dial(t, t.Context(), addr, Config{}, nil), dial(t, t.Context(), addr, Config{}, nil)
 	await(t, "the welcome", a.live)
 	await(t, "the welcome", b.live)
@@ -83,6 +84,9 @@ func TestMaxLanes(t *testing.T) {
 	}
 	if admitted() {
 		t.Error("a third lane was admitted")
+	}
+	if n := closed.TooMany.Load(); n != 1 {
+		t.Errorf("%d counted", n)
 	}
 	if lines := logs.FilterMessage("too many lanes").All(); len(lines) != 1 || lines[0].ContextMap()["max"] != int64(2) {
 		t.Errorf("log %v", logs.All())
@@ -135,7 +139,8 @@ func TestPanicEndsOneLane(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			log, logs := observe()
-			addr, _ := serve(t, ServeConfig{Handle: test.handle, Log: log})
+			var closed Closed
+			addr, _ := serve(t, ServeConfig{Handle: test.handle, Log: log, Closed: &closed})
 			bystander := dial(t, t.Context(), addr, Config{}, nil)
 			g := dial(t, t.Context(), addr, Config{}, nil)
 			await(t, "the welcome", bystander.live)
@@ -148,6 +153,9 @@ func TestPanicEndsOneLane(t *testing.T) {
 			line := logs.FilterMessage("lane handler panicked").All()[0].ContextMap()
 			if stack, _ := line["stack"].(string); line["panic"] != "secret" || !strings.Contains(stack, "TestPanicEndsOneLane") {
 				t.Errorf("log line %v, want the panic and where it was", line)
+			}
+			if n := closed.Panics.Load(); n != 1 {
+				t.Errorf("%d panics counted", n)
 			}
 			select {
 			case err := <-bystander.ended:
@@ -216,7 +224,8 @@ func TestRow39_42_StrangersAreShutOut(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log, logs := observe()
-				s, err := newServer(ServeConfig{Handle: strict, Log: log, Config: Config{HelloTimeout: 3 * time.Second}})
+				var closed Closed
+				s, err := newServer(ServeConfig{Handle: strict, Log: log, Closed: &closed, Config: Config{HelloTimeout: 3 * time.Second}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -237,6 +246,9 @@ func TestRow39_42_StrangersAreShutOut(t *testing.T) {
 				}
 				if _, err := far.Write([]byte("x")); err == nil {
 					t.Error("the connection is open")
+				}
+				if n := closed.NoHello.Load(); n != 1 {
+					t.Errorf("%d counted", n)
 				}
 				if lines := logs.All(); len(lines) != 1 || lines[0].Message != "closed a connection that sent no hello" {
 					t.Errorf("log %v, want one line", lines)
