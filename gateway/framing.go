@@ -6,6 +6,7 @@ import (
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
+	"go.uber.org/zap"
 )
 
 const noChunks = "want Content-Length, no Transfer-Encoding"
@@ -63,8 +64,15 @@ func unframed(c *fiber.Ctx, err error) error {
 }
 
 // headerReceived says how large a request's body may be, before it is read. One with a framing problem is as good as not
-// read at all.
-func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+// read at all. A panic would end the process: it is called before anything that recovers.
+func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) (cfg fasthttp.RequestConfig) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.panics.Add(1)
+			g.log.Error("HTTP header panicked", zap.Any("panic", p), zap.Stack("stack"))
+			cfg.MaxRequestBodySize = 1
+		}
+	}()
 	if framingProblem(h) != "" {
 		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
 	}

@@ -73,6 +73,7 @@ type Gateway struct {
 	accepts    acceptor     // has a listener once Serve is called
 	reload     <-chan os.Signal
 	panics     atomic.Uint64 // of HTTP handlers
+	httpErrors errorCounts
 }
 
 // New returns a gateway that routes by the ring. The configuration is one that Validate accepts, but for the ring file,

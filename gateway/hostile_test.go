@@ -41,6 +41,24 @@ func TestRow22_APanicInAnHTTPHandlerIs500(t *testing.T) {
 	}
 }
 
+// What the HTTP server calls beside the handlers may meet a bug, too: before the body of a request is read, and when that is refused.
+func TestRow22_APanicBesideTheHandlersIs500(t *testing.T) {
+	g := idle(t)
+	keys := g.api
+	g.api = nil
+	answer := g.exchange(post(publishPath, goodPublish))
+	if !strings.HasPrefix(answer, "HTTP/1.1 500 ") || !strings.HasSuffix(answer, "internal error\n") {
+		t.Errorf("answered with %s", answer)
+	}
+	if n := g.panics.Load(); n != 2 {
+		t.Errorf("%d panics counted", n)
+	}
+	g.api = keys
+	if answer := g.exchange("GET /api/cluster HTTP/1.1\r\nHost: x\r\n\r\n"); !strings.HasPrefix(answer, "HTTP/1.1 200 ") {
+		t.Errorf("the next request: %s", answer)
+	}
+}
+
 // A request takes no longer than its time, however slowly its bytes come, and a TLS handshake neither; all the while others are
 // served.
 func TestSlowRequests(t *testing.T) {

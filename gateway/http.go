@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
@@ -85,7 +86,16 @@ func (l strangerLog) Printf(format string, args ...any) {
 }
 
 // httpError answers a failed request with its status and one line: JSON from the API, else text.
-func (g *Gateway) httpError(c *fiber.Ctx, err error) error {
+//
+// The HTTP server calls it outside of all handlers, and so outside of what recovers their panics.
+func (g *Gateway) httpError(c *fiber.Ctx, err error) (answered error) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.handlerPanicked(c, p)
+			answered = c.Status(fiber.StatusInternalServerError).SendString("internal error\n")
+		}
+		g.httpErrors.add(c.Response().StatusCode())
+	}()
 	err = unframed(c, err)
 	status := fiber.StatusInternalServerError
 	var fe *fiber.Error
@@ -106,6 +116,23 @@ func (g *Gateway) httpError(c *fiber.Ctx, err error) error {
 		err = errors.New("internal error")
 	}
 	return c.Status(status).SendString(err.Error() + "\n")
+}
+
+// errorStatuses are those that failed requests end with.
+var errorStatuses = [...]int{400, 401, 403, 404, 405, 408, 413, 415, 426, 429, 431, 500, 501, 503, 504}
+
+// errorCounts counts failed requests by status.
+type errorCounts struct {
+	by    [len(errorStatuses)]atomic.Uint64
+	other atomic.Uint64
+}
+
+func (e *errorCounts) add(status int) {
+	if i := slices.Index(errorStatuses[:], status); i >= 0 {
+		e.by[i].Add(1)
+		return
+	}
+	e.other.Add(1)
 }
 
 // checkUpgrade answers what is no WebSocket handshake (RFC 6455, 4.2.1). The library behind would answer 426 to all.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ func (tests handshakes) check(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := s.dial()
 			w.t, witness.t = t, t
+			before := s.failed(tt.status)
 			w.write(tt.request)
 			resp, body := w.answer()
 			if resp.StatusCode != tt.status || tt.body != "" && body != tt.body {
@@ -37,12 +39,23 @@ func (tests handshakes) check(t *testing.T) {
 			if ext := resp.Header.Get("Sec-WebSocket-Extensions"); ext != "" {
 				t.Errorf("extensions: %s", ext)
 			}
+			if n := s.failed(tt.status) - before; tt.status >= 400 && n != 1 || tt.status < 400 && n != 0 {
+				t.Errorf("%d requests counted as failed with %d", n, tt.status)
+			}
 			witness.write(text(heartbeat))
 			if _, got := witness.frame(); got != heartbeatReply {
 				t.Errorf("the witness hears %s", got)
 			}
 		})
 	}
+}
+
+// failed returns how many requests have failed with a status.
+func (s *served) failed(status int) uint64 {
+	if i := slices.Index(errorStatuses[:], status); i >= 0 {
+		return s.httpErrors.by[i].Load()
+	}
+	return s.httpErrors.other.Load()
 }
 
 func TestRow1_WithoutAnUpgrade(t *testing.T) {

@@ -96,6 +96,8 @@ func (g *Gateway) registerIngest(gauge, counter func(name, help string, value fu
 		}
 		return 0
 	})
+	gauge("ingest_under_way", "Messages of the AMQP queue that are being published, now.",
+		func() float64 { return float64(g.ingestStats().UnderWay) })
 	counter("ingest_published_total", "Messages of the AMQP queue published and acknowledged.",
 		func() float64 { return float64(g.ingestStats().Published) })
 	counter("ingest_retried_total", "Publishes of messages of the AMQP queue that were tried again.",

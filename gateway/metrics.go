@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -80,7 +81,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	counter("bytes_out_total", "Bytes written to clients.", func() float64 { return float64(g.loops.Stats().BytesOut) })
 	counter("writes_total", "Write calls on client sockets.", func() float64 { return float64(g.loops.Stats().Writes) })
 	counter("panics_total", "Panics; each closed one socket, failed one request or ended one lane.",
-		func() float64 { return float64(g.loops.Stats().Panics + g.router.Stats().Panics + g.panics.Load()) })
+		func() float64 { return float64(g.allPanics()) })
 	flag := func(b *atomic.Bool) func() float64 {
 		return func() float64 {
 			if b.Load() {
@@ -92,6 +93,16 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("ring_file_failed", "1 while the ring file is of no use and the ring in use is an older one.", flag(&g.ringFailed))
 	gauge("ring_file_stale", "1 while the ring in use came from a topic server and is newer than the ring file.", flag(&g.staleFile))
 	counter("api_limited_total", "API requests refused because their key had too many.", func() float64 { return float64(g.api.Limited()) })
+	gauge("polls_forwarded", "Requests of long polls that are being forwarded to other gateways, now.",
+		func() float64 { now, _ := g.polls.Forwarding(); return float64(now) })
+	counter("polls_refused_total", "Requests of long polls that were not forwarded for want of room.",
+		func() float64 { _, refused := g.polls.Forwarding(); return float64(refused) })
+	counter("unserved_total", "Connections closed without an answer: no request came in time, or too many wait for the HTTP server.",
+		func() float64 { return float64(g.loops.Stats().Unserved) })
+	for i, status := range errorStatuses {
+		g.registerErrors(reg, strconv.Itoa(status), &g.httpErrors.by[i])
+	}
+	g.registerErrors(reg, "other", &g.httpErrors.other)
 	g.registerRouter(reg, gauge, counter)
 	g.registerTokens(reg, gauge)
 	g.registerIngest(gauge, counter)
@@ -102,6 +113,18 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 			ConstLabels: prometheus.Labels{"reason": end.String()},
 		}, func() float64 { return float64(g.loops.Stats().Ended[end]) }))
 	}
+}
+
+// allPanics counts those of all parts of the gateway.
+func (g *Gateway) allPanics() uint64 {
+	return g.loops.Stats().Panics + g.router.Stats().Panics + g.panics.Load() + g.ingestStats().Panics
+}
+
+func (g *Gateway) registerErrors(reg *prometheus.Registry, status string, count *atomic.Uint64) {
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "ringcast_gateway_http_errors_total", Help: "Handshakes and other requests that failed, by status.",
+		ConstLabels: prometheus.Labels{"status": status},
+	}, func() float64 { return float64(count.Load()) }))
 }
 
 func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(name, help string, value func() float64)) {

@@ -50,15 +50,19 @@ type Consumer struct {
 	cfg Config
 
 	connected                    atomic.Bool
+	under                        atomic.Int64
 	published, retried, rejected atomic.Uint64
+	panics                       atomic.Uint64
 }
 
 // Stats counts what a consumer has done since its start.
 type Stats struct {
 	Connected bool   // now
+	UnderWay  int64  // messages taken from the queue and neither acknowledged nor rejected, now
 	Published uint64 // acknowledged
 	Retried   uint64 // publishes tried again
 	Rejected  uint64 // messages that cannot be published
+	Panics    uint64 // each rejected one message
 }
 
 // New returns a consumer; Run starts its work. A URL that is none is an error, which does not repeat it; a broker that cannot
@@ -91,7 +95,8 @@ func New(cfg Config) (*Consumer, error) {
 // Stats returns the current counts.
 func (c *Consumer) Stats() Stats {
 	return Stats{
-		Connected: c.connected.Load(), Published: c.published.Load(), Retried: c.retried.Load(), Rejected: c.rejected.Load(),
+		Connected: c.connected.Load(), UnderWay: c.under.Load(), Published: c.published.Load(), Retried: c.retried.Load(), Rejected: c.rejected.Load(),
+		Panics: c.panics.Load(),
 	}
 }
 
@@ -165,6 +170,7 @@ func (c *Consumer) connect(ctx context.Context) (consumed bool, err error) {
 		settled: make(chan settled, c.cfg.Prefetch),
 		ended:   make(chan struct{}),
 	}
+	defer c.under.Store(0)
 	defer close(r.ended)
 	return true, r.consume(tag)
 }
@@ -225,6 +231,7 @@ func (r *run) consume(tag string) error {
 				continue
 			}
 			r.under++
+			r.c.under.Store(int64(r.under))
 			r.take(d)
 		case s := <-r.settled:
 			if err := r.settle(s); err != nil {
@@ -264,7 +271,7 @@ func (r *run) why() error {
 
 // take begins to publish a delivery.
 func (r *run) take(d amqp.Delivery) {
-	p, err := r.c.message(&d)
+	p, err := r.c.judge(&d)
 	if err != nil {
 		r.settled <- settled{d, err}
 		return
@@ -297,6 +304,7 @@ func (r *run) publish(d *amqp.Delivery, p *linkpb.Publish, pause time.Duration) 
 // settle tells the broker what became of a message.
 func (r *run) settle(s settled) error {
 	r.under--
+	r.c.under.Store(int64(r.under))
 	if s.problem == nil {
 		r.c.published.Add(1)
 		return s.delivery.Ack(false)

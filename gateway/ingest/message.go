@@ -1,12 +1,14 @@
 package ingest
 
 import (
+	"errors"
 	"fmt"
 	"mime"
 	"strings"
 	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/gateway/session"
@@ -16,6 +18,18 @@ import (
 
 // bareTopic is put before a routing key that is a bare word, as before a plain WebSocket's channel.
 const bareTopic = "ws:"
+
+// judge is message, for which a panic is one more reason to reject the message: else it would end one gateway after the other.
+func (c *Consumer) judge(d *amqp.Delivery) (p *linkpb.Publish, err error) {
+	defer func() {
+		if bug := recover(); bug != nil {
+			c.cfg.Log.Error("message panicked", zap.String("queue", c.cfg.Queue), zap.Any("panic", bug), zap.Stack("stack"))
+			c.panics.Add(1)
+			p, err = nil, errors.New("a bug; the log has the rest")
+		}
+	}()
+	return c.message(d)
+}
 
 // message turns a delivery into a publish: the topic from the header topic, else the routing key; the event from the header
 // event, else the message's type, else the one of plain clients; the publish id from the message id. The error is for good.

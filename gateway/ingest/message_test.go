@@ -1,11 +1,14 @@
 package ingest
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/ringcast/ringcast/gateway/router"
 )
@@ -86,4 +89,50 @@ func TestNewWantsAURL(t *testing.T) {
 			t.Errorf("%q: %v", url, err)
 		}
 	}
+}
+
+// A message that a bug is met with is rejected, like any that can never be published.
+func TestAPanicRejectsItsMessage(t *testing.T) {
+	c := testConsumer(t)
+	core, logs := observer.New(zap.ErrorLevel)
+	c.cfg.Log = zap.New(core)
+	c.cfg.Check = func(string) error { panic("a bug") }
+	p, err := c.judge(&amqp.Delivery{RoutingKey: "room:1"})
+	if p != nil || err == nil || err.Error() != "a bug; the log has the rest" {
+		t.Errorf("%v, %v", p, err)
+	}
+	if lines := logs.FilterMessage("message panicked").All(); len(lines) != 1 || lines[0].ContextMap()["panic"] != "a bug" {
+		t.Errorf("log %v", lines)
+	}
+	if n := c.Stats().Panics; n != 1 {
+		t.Errorf("%d panics counted", n)
+	}
+}
+
+// FuzzMessage: whatever is in a queue is published as something that a client could publish, or refused, and panics nothing.
+func FuzzMessage(f *testing.F) {
+	f.Add("room:1", "say", "", "", "m-1", []byte("hello"))
+	f.Add("news", "", "application/json; charset=utf-8", "utf-8", "", []byte(` {"a":1} `))
+	f.Add("a b", "phx_join", "application/json", "gzip", strings.Repeat("x", 129), []byte(strings.Repeat(`[`, 50)))
+	f.Add("\xff:\x00", "\x1b", "application/octet-stream; =", "UTF-8", "\x00", []byte("\xff"))
+	c, err := New(Config{URL: "amqp://localhost", Queue: "q", MaxPayload: 100, Check: func(string) error { return nil }})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, key, event, kind, encoding, id string, body []byte) {
+		d := amqp.Delivery{
+			RoutingKey: key, Type: event, ContentType: kind, ContentEncoding: encoding, MessageId: id, Body: body,
+			Headers: amqp.Table{"topic": []byte(key), "other": amqp.Table{}},
+		}
+		p, err := c.message(&d)
+		if err != nil {
+			return
+		}
+		if len(p.Payload) > 100 || p.Event == "" || len(p.Event) > 64 || !strings.Contains(p.Topic, ":") {
+			t.Errorf("published as %v", p)
+		}
+		if !p.Binary && !json.Valid(p.Payload) {
+			t.Errorf("payload %q is no JSON", p.Payload)
+		}
+	})
 }

@@ -55,6 +55,7 @@ func (s *Server) forward(c *fiber.Ctx, to claim) error {
 	case s.relays <- struct{}{}:
 		defer func() { <-s.relays }()
 	default:
+		s.crowded.Add(1)
 		return refuse(c, fiber.NewError(fiber.StatusServiceUnavailable, "too many requests to other gateways"))
 	}
 	body, err := s.relay(c, to.home)
@@ -69,6 +70,9 @@ func (s *Server) forward(c *fiber.Ctx, to claim) error {
 	s.cfg.Log.Info("long poll not forwarded", zap.String("addr", to.home), zap.Error(err))
 	return refuse(c, fiber.NewError(fiber.StatusBadGateway, "session's gateway does not answer"))
 }
+
+// Forwarding returns how many requests are being forwarded to other gateways now, and how many were not for want of room.
+func (s *Server) Forwarding() (now int, refused uint64) { return len(s.relays), s.crowded.Load() }
 
 // relay sends the request on and returns the body of the answer.
 func (s *Server) relay(c *fiber.Ctx, home string) ([]byte, error) {

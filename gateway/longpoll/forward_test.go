@@ -140,6 +140,9 @@ func TestForwardingIsBounded(t *testing.T) {
 	if g := b.poll(token); g.Status != 500 {
 		t.Errorf("polled: %+v", g)
 	}
+	if now, refused := b.Forwarding(); now != maxRelays || refused != 1 {
+		t.Errorf("%d are forwarded, %d refused", now, refused)
+	}
 	<-b.relays
 	b.wantPost(token, "[1]")
 }

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -63,6 +64,7 @@ type Server struct {
 	maxBody int
 	peers   *http.Client    // to other gateways
 	relays  chan struct{}   // holds one value for each request that is being forwarded
+	crowded atomic.Uint64   // requests that were not forwarded for want of room there
 	serving context.Context // until Close
 	cancel  context.CancelFunc
 

@@ -102,7 +102,7 @@ func TestCORS(t *testing.T) {
 }
 
 // phoenix.js knows 403, and 500 for what may work later; with any other status it stops in its tracks.
-func TestRow40_41_HellosThatAreRefused(t *testing.T) {
+func TestRefusalsThatPhoenixKnows(t *testing.T) {
 	var refusal error
 	h := newHome(t, func(c *Config) {
 		open := c.Open

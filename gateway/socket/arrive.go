@@ -94,6 +94,9 @@ func (l *Loop) sweepArrival(c *Conn) {
 	came := c.deadline - l.all.listener.Load().door.Timeout
 	switch {
 	case l.now >= c.deadline:
+		if c.traits&refused == 0 {
+			l.count.Unserved++
+		}
 		l.turnAway(c)
 	case c.traits&silent == 0 && l.now-came >= silence:
 		c.traits |= silent

@@ -92,9 +92,10 @@ type Listener struct {
 
 	shortage Shortage // of descriptors or memory
 
-	waiting atomic.Int64 // len(passed)
-	mu      sync.Mutex
-	passed  []passed
+	waiting  atomic.Int64  // len(passed)
+	overflow atomic.Uint64 // connections that were closed because so many wait
+	mu       sync.Mutex
+	passed   []passed
 }
 
 // passed is a connection that is not for the loops, with what was read of it.
@@ -224,6 +225,7 @@ func (in *Listener) pass(fd int, head []byte, until time.Duration) {
 	default:
 	}
 	if len(in.passed) >= maxPassed {
+		in.overflow.Add(1)
 		closeFD(fd)
 		return
 	}

@@ -248,6 +248,7 @@ func TestSilentArrivalsAreTurnedAway(t *testing.T) {
 		}
 	}
 	h.eventually("none is arriving", func() bool { return h.loops.Arriving() == 0 })
+	h.eventually("they are counted", func() bool { return h.loops.Stats().Unserved == 4 })
 }
 
 func TestArrivalsAreSpreadOverTheLoops(t *testing.T) {

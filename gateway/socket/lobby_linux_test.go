@@ -142,6 +142,9 @@ func TestTooManyForTheHTTPServer(t *testing.T) {
 	}
 	eventually(t, "they wait", func() bool { return in.waiting.Load() == maxPassed })
 	wantEnd(t, dial(t, addr))
+	if n := ls.Stats().Unserved; n != 1 {
+		t.Errorf("%d counted", n)
+	}
 	nc, err := in.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,7 @@ type Stats struct {
 
 	AcceptFailed uint64 // accepts that failed for want of descriptors or memory
 	Waiting      uint64 // accepted connections whose turn it is not yet
+	Unserved     uint64 // connections closed without an answer: no request in time, or too many wait for the HTTP server
 }
 
 func (s *Stats) add(o *Stats) {
@@ -69,6 +70,7 @@ func (s *Stats) add(o *Stats) {
 	s.Writes += o.Writes
 	s.Excess += o.Excess
 	s.Panics += o.Panics
+	s.Unserved += o.Unserved
 }
 
 // Stats sums the counters of all loops.
@@ -82,6 +84,7 @@ func (ls *Loops) Stats() Stats {
 	if in := ls.listener.Load(); in != nil {
 		sum.AcceptFailed = in.shortage.Failed()
 		sum.Waiting = uint64(in.lobby.waiting.Load())
+		sum.Unserved += in.overflow.Load()
 	}
 	return sum
 }
