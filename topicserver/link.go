@@ -243,7 +243,7 @@ func (l *laneServer) greet(body []byte) error {
 		l.refused = true
 		l.wire.Refuse(code, detail)
 		s.refused.Add(1)
-		s.log.Error("refused a lane", zap.String("gateway", h.Gateway), zap.String("peer", l.wire.RemoteAddr()),
+		s.refusals.Log(s.log, zap.ErrorLevel, "refused a lane", zap.String("gateway", h.Gateway), zap.String("peer", l.wire.RemoteAddr()),
 			zap.Stringer("code", code), zap.String("detail", detail))
 		return nil
 	}

@@ -44,6 +44,7 @@ type Server struct {
 
 	serving    atomic.Bool
 	refused    atomic.Uint64 // lanes that were answered with a Refusal
+	refusals   link.LogLimit // logs those
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
 	badLanes   atomic.Uint64 // lanes that ended because of what the gateway sent
 	closed     link.Closed
@@ -94,6 +95,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		identity: identity,
 		cfg:      cfg,
 		instance: rand.Uint64(),
+		refusals: link.LogLimit{PerSecond: 20}, // each lane of some gateways
 		store:    history.NewMemory(cfg.history()),
 		log:      d.Log.With(zap.String("server", cfg.ID)),
 		lanes:    make(map[laneKey]*lane),

@@ -157,7 +157,7 @@ func (in *inbox) tracked(p *presence, ask pending, m *intent, rep *linkpb.Reply)
 		m.wanted = m.confirmed // as it was before
 	default:
 		delete(p.members, ask.member)
-		in.lane.log.Warn("a member is refused", zap.String("topic", p.name), zap.Stringer("code", o.Code), zap.String("detail", o.Detail))
+		in.lane.r.refused.Log(in.lane.log, zap.WarnLevel, "a member is refused", zap.String("topic", p.name), zap.Stringer("code", o.Code), zap.String("detail", o.Detail))
 	}
 	if m.waits != 0 && latest {
 		a, serial := m.attendance, m.waits

@@ -126,6 +126,7 @@ type Router struct {
 	moving    atomic.Int64  // subscriptions with a move
 	parked    atomic.Int64  // bytes of publishes that wait in flows
 	linked    atomic.Bool   // there has been a link to every topic server
+	refused   link.LogLimit // for members of presences that are refused: clients could have it log any number
 
 	learnMu  sync.Mutex
 	learning uint64 // version of the ring that was last begun to be built; 0 when it is done

@@ -10,7 +10,7 @@ import (
 )
 
 // newLog makes the log of a process out of a valid config. Nothing is sampled, and only what is worse than an error
-// bears a stack.
+// bears a stack. Whatever strangers get into it is cut and escaped.
 func newLog(w io.Writer, c *Config) (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(cmp.Or(c.LogLevel, "info"))
 	if err != nil {
@@ -27,6 +27,6 @@ func newLog(w io.Writer, c *Config) (*zap.Logger, error) {
 		layout.EncodeDuration = zapcore.StringDurationEncoder
 		encoder = zapcore.NewJSONEncoder(layout)
 	}
-	sink := zapcore.Lock(zapcore.AddSync(w))
-	return zap.New(zapcore.NewCore(encoder, sink, level), zap.ErrorOutput(sink), zap.AddStacktrace(zapcore.DPanicLevel)), nil
+	sink := zapcore.Lock(zapcore.AddSync(printableWriter{w}))
+	return zap.New(boundedCore{zapcore.NewCore(encoder, sink, level)}, zap.ErrorOutput(sink), zap.AddStacktrace(zapcore.DPanicLevel)), nil
 }

@@ -389,15 +389,50 @@ func TestLogFormats(t *testing.T) {
 
 // What clients and files put into the log cannot end its line, nor change how a terminal shows it.
 func TestHostileFieldsStayInTheirLine(t *testing.T) {
-	const hostile = "a\n{\"level\":\"error\"}\r\x1b[2J\x00\u009b\u2028"
+	const hostile = "a\n{\"level\":\"error\"}\r\x1b[2J\x00\x7f\u009b\u2028\u202e\U000e0041"
+	const harmless = "ä “é” \U0001f600"
 	for _, format := range []string{"json", "console"} {
 		s := launch(t, nil, []string{"LOG_FORMAT=" + format, "LOG_LEVEL=error"}, func(_ context.Context, d *Daemon, _ *testConfig) error {
-			d.Log.Error("odd", zap.String("topic", hostile), zap.Error(errors.New(hostile)), zap.ByteString("frame", []byte(hostile+"\xff")))
+			d.Log.Error("odd", zap.String("topic", hostile), zap.Error(errors.New(hostile)), zap.ByteString("frame", []byte(hostile+"\xff")),
+				zap.String("path", harmless))
 			return nil
 		})
 		s.wait()
-		if got := s.stderr.String(); strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\r\x1b\x00") {
+		got := s.stderr.String()
+		if strings.Count(got, "\n") != 1 || strings.ContainsAny(got, "\r\x1b\x00\x7f\u009b\u2028\u202e\U000e0041") || !strings.Contains(got, harmless) {
 			t.Errorf("%s log: %q", format, got)
+		}
+		var line struct{ Topic, Error string }
+		if err := json.Unmarshal([]byte(got[strings.Index(got, "{"):]), &line); err != nil || line.Topic != hostile || line.Error != hostile {
+			t.Errorf("%s log: %q is read as %+v, %v", format, got, line, err)
+		}
+	}
+}
+
+// A text that is too long is cut; reports and stacks have more room.
+func TestLongFieldsAreCut(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	s := launch(t, nil, nil, func(_ context.Context, d *Daemon, _ *testConfig) error {
+		log := d.Log.With(zap.String("gateway", long))
+		log.Error("odd", zap.String("topic", long), zap.String("path", long[:maxLogText]), zap.ByteString("frame", []byte(long)),
+			zap.Error(errors.New(long)), zap.ByteString("stack", []byte(long)), zap.String("detail", long[:maxLogReport]))
+		return nil
+	})
+	s.wait()
+	var line map[string]any
+	for text := range strings.Lines(s.stderr.String()) {
+		if strings.Contains(text, `"odd"`) {
+			if err := json.Unmarshal([]byte(text), &line); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for key, want := range map[string]string{
+		"gateway": long[:maxLogText] + "…", "topic": long[:maxLogText] + "…", "path": long[:maxLogText], "frame": long[:maxLogText] + "…",
+		"error": long[:maxLogReport] + "…", "stack": long[:maxLogReport] + "…", "detail": long[:maxLogReport],
+	} {
+		if got, _ := line[key].(string); got != want {
+			t.Errorf("%s: %d bytes, want %d", key, len(got), len(want))
 		}
 	}
 }

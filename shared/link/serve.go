@@ -55,7 +55,7 @@ type server struct {
 	cfg     ServeConfig
 	rpc     *drpcserver.Server
 	lanes   atomic.Int64
-	refused rateLimited
+	refused LogLimit
 }
 
 func newServer(cfg ServeConfig) (*server, error) {
@@ -98,14 +98,14 @@ func (s *server) accept(ctx context.Context, lis net.Listener) error {
 			return fmt.Errorf("link: accept: %w", err)
 		case err != nil:
 			// Out of file descriptors, most likely: wait for lanes to end rather than spin.
-			s.refused.log(s.cfg.Log, "accept failed", zap.Error(err))
+			s.refused.Log(s.cfg.Log, zap.WarnLevel, "accept failed", zap.Error(err))
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
 			}
 			continue
 		case s.lanes.Load() >= int64(s.cfg.MaxLanes):
-			s.refused.log(s.cfg.Log, "too many lanes", zap.Int("max", s.cfg.MaxLanes), zap.Stringer("peer", nc.RemoteAddr()))
+			s.refused.Log(s.cfg.Log, zap.WarnLevel, "too many lanes", zap.Int("max", s.cfg.MaxLanes), zap.Stringer("peer", nc.RemoteAddr()))
 			s.cfg.Closed.TooMany.Add(1)
 			_ = nc.Close()
 			continue
@@ -143,7 +143,7 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 		err = why
 	}
 	s.cfg.Closed.NoHello.Add(1)
-	s.refused.log(s.cfg.Log, "closed a connection that sent no hello",
+	s.refused.Log(s.cfg.Log, zap.WarnLevel, "closed a connection that sent no hello",
 		zap.Stringer("peer", nc.RemoteAddr()), zap.String("error", err.Error()))
 }
 
@@ -191,23 +191,4 @@ func (s *server) Handover(stream linkpb.DRPCLinks_HandoverStream) error {
 	}
 	_ = c.Close()
 	return nil
-}
-
-// rateLimited logs at most one line a second, with the number of lines it left out: strangers must not fill the log.
-type rateLimited struct {
-	mu      sync.Mutex
-	next    time.Time
-	skipped int
-}
-
-func (r *rateLimited) log(log *zap.Logger, msg string, fields ...zap.Field) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := time.Now()
-	if now.Before(r.next) {
-		r.skipped++
-		return
-	}
-	log.Warn(msg, append(fields, zap.Int("skipped_lines", r.skipped))...)
-	r.next, r.skipped = now.Add(time.Second), 0
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
 	"storj.io/drpc/drpcwire"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -361,6 +363,29 @@ func TestStrangersDoNotFillTheLog(t *testing.T) {
 		}
 		if n := lines[1].ContextMap()["skipped_lines"]; n != int64(49) {
 			t.Errorf("skipped_lines %v, want 49", n)
+		}
+	})
+}
+
+func TestLogLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, logs := observe()
+		limit := LogLimit{PerSecond: 3}
+		for range 2 {
+			for range 10 {
+				limit.Log(log, zap.ErrorLevel, "odd", zap.String("peer", "x"))
+			}
+			time.Sleep(time.Second)
+		}
+		var skipped []int64
+		for _, line := range logs.All() {
+			skipped = append(skipped, line.ContextMap()["skipped_lines"].(int64))
+			if line.Level != zap.ErrorLevel || line.ContextMap()["peer"] != "x" {
+				t.Errorf("line %v", line)
+			}
+		}
+		if !slices.Equal(skipped, []int64{0, 0, 0, 7, 0, 0}) {
+			t.Errorf("skipped %v", skipped)
 		}
 	})
 }
