@@ -127,7 +127,7 @@ func TestAMQPIsChecked(t *testing.T) {
 		{"no URL", func(c *Config) { c.AMQPQueue = "in" }, "AMQP_QUEUE: AMQP_URL or AMQP_URL_FILE is not set"},
 		{"both", func(c *Config) { c.AMQPURL, c.AMQPURLFile = "amqp://host", "/x" }, "AMQP_URL: AMQP_URL_FILE is set too: want one of them"},
 		{"no URL at all", func(c *Config) { c.AMQPURL, c.AMQPQueue = "http://u:secret@host", "in" }, "AMQP_URL: want a URL like amqp://user:password@host:5672/vhost"},
-		{"no file", func(c *Config) { c.AMQPURLFile, c.AMQPQueue = "/nonexistent", "in" }, "AMQP_URL_FILE: open /nonexistent: no such file or directory"},
+		{"no file", func(c *Config) { c.AMQPURLFile, c.AMQPQueue = "/nonexistent", "in" }, "AMQP_URL_FILE=\"/nonexistent\": open: no such file or directory"},
 	} {
 		cfg := daemon.Defaults[Config]()
 		cfg.RingFile = "ring.yaml"

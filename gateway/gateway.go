@@ -62,6 +62,7 @@ type Gateway struct {
 	instance uint64          // drawn at start, as part of session ids
 	revoked  revocations
 	times    times
+	answers  answers
 	overview overview
 	tracer   *trace.Tracer
 	log      *zap.Logger
@@ -88,6 +89,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 		cfg.MaxConnections = connectionsFor(files())
 	}
 	g := &Gateway{cfg: cfg, log: d.Log.With(zap.String("gateway", cfg.ID)), times: newTimes(), instance: rand.Uint64()}
+	g.answers.most = int64(cfg.queueBudget() / 2)
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
 	if err := g.readConfig(); err != nil {
 		return nil, err
@@ -201,7 +203,7 @@ func (g *Gateway) openPolls() {
 	}
 	g.polls = longpoll.New(longpoll.Config{
 		Loops: g.loops, Allow: g.allowOrigin, Open: g.openPolled, Window: g.cfg.LongpollWindow, MaxMessage: g.cfg.MaxMessage,
-		Key: []byte(g.secret), Home: g.cfg.advertised(), Peers: peers, Log: g.log,
+		Key: []byte(g.secret), Home: g.cfg.advertised(), Peers: peers, Full: g.answers.full, Log: g.log,
 	})
 	if g.secret == "" {
 		g.log.Info("no LONGPOLL_SECRET: a long poll session works only while its requests come to this gateway")

@@ -30,12 +30,13 @@ func (g *Gateway) newApp() *fiber.App {
 		DisableStartupMessage: true,
 		CaseSensitive:         true, // as api.Owns is
 		ReadTimeout:           handshakeTimeout,
+		WriteTimeout:          answerTimeout,
 		ReadBufferSize:        maxHeaderBytes,
 		BodyLimit:             maxHeaderBytes, // see headerReceived
 		ErrorHandler:          g.httpError,
 	})
 	app.Server().HeaderReceived = g.headerReceived
-	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming)
+	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming, g.answers.bound)
 	app.Server().Logger = strangerLog{g.log}
 	app.Server().SecureErrorLogMessage = true // else it logs the headers that it does not understand, with their tokens
 	upgrade := g.opens(websocket.New(g.adopt, websocket.Config{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 
@@ -21,9 +20,9 @@ func (c *Config) amqpURL() (string, error) {
 	case url != "" && c.AMQPURLFile != "":
 		return "", errors.New("AMQP_URL: AMQP_URL_FILE is set too: want one of them")
 	case c.AMQPURLFile != "":
-		text, err := os.ReadFile(c.AMQPURLFile)
+		text, err := daemon.ReadPrivateFile("AMQP_URL_FILE", c.AMQPURLFile)
 		if err != nil {
-			return "", fmt.Errorf("AMQP_URL_FILE: %w", err)
+			return "", err
 		}
 		if url = strings.TrimSpace(string(text)); url == "" {
 			return "", errors.New("AMQP_URL_FILE: the file is empty")

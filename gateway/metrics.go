@@ -66,6 +66,8 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 		func() float64 { return float64(g.loops.Stats().Waiting) })
 	gauge("queue_bytes", "Bytes that wait for clients that read slowly, now.",
 		func() float64 { return float64(g.loops.Stats().QueueBytes) })
+	gauge("answer_bytes", "Bytes of answers to HTTP requests that their clients have not taken, now.",
+		func() float64 { return float64(g.answers.held.Load()) })
 	gauge("queue_budget_bytes", "Bytes that may wait for all clients together.", func() float64 { return float64(g.cfg.queueBudget()) })
 	gauge("input_bytes", "Bytes of client messages that have begun and are not whole, now.",
 		func() float64 { return float64(g.loops.Stats().InputBytes) })

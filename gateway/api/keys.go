@@ -17,6 +17,8 @@ import (
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ringcast/ringcast/shared/daemon"
 )
 
 // Scope is something that a key allows.
@@ -97,7 +99,7 @@ func LoadKeys(path string, log *zap.Logger) (*Keys, error) {
 
 // load replaces the list by what the file says.
 func (k *Keys) load() error {
-	f, err := os.Open(k.path)
+	f, err := daemon.OpenFile(k.path)
 	if err != nil {
 		return err
 	}

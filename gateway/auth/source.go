@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"sync"
 	"time"
 
@@ -84,7 +83,7 @@ func fileSource(issuer, path string) *source {
 }
 
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := daemon.OpenFile(path)
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}

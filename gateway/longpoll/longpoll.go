@@ -47,6 +47,9 @@ type Config struct {
 	Allow func(*fiber.Ctx) error
 	Open  func(*fiber.Ctx) (func(*socket.Conn) socket.Handler, error)
 
+	// Full, if set, reports whether too many answers wait for their clients. Then no GET takes frames out of a session.
+	Full func() bool
+
 	Window     time.Duration // how long a GET waits; a session ends 1.5 windows after its last; default DefaultWindow
 	MaxMessage int           // bytes of a frame from a client, of which a POST has up to 100; default 64 KiB
 	Key        []byte        // signs tokens; gateways with the same key serve each other's sessions; default random
@@ -144,6 +147,8 @@ func (s *Server) Serve(c *fiber.Ctx) error {
 	}
 	claim, err := s.tokens.verify(token, time.Now())
 	switch {
+	case err == nil && c.Method() == fiber.MethodGet && s.cfg.Full != nil && s.cfg.Full():
+		return refuse(c, fiber.NewError(fiber.StatusServiceUnavailable, "too many answers wait for their clients"))
 	case err == errForeign && c.Method() == fiber.MethodGet: //nolint:errorlint // it is returned as it is
 		return s.open(c)
 	case err != nil:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -266,4 +267,22 @@ func TestBodyLimitIsForHoldersOfATokenOnly(t *testing.T) {
 	if h.maxBody < 100*64<<10*4/3 || h.maxBody > maxBodyBytes {
 		t.Errorf("limit of %d bytes", h.maxBody)
 	}
+}
+
+// While too many answers wait for their clients no poll takes frames: those wait in the session's queue, and the next poll has them.
+func TestAPollTakesNothingThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	var full atomic.Bool
+	h := newHome(t, func(c *Config) { c.Full = full.Load })
+	token := h.session()
+	h.post(token, `["a"]`)
+	full.Store(true)
+	if g := h.poll(token); g.Status != 500 || g.Reason != "too many answers wait for their clients" || len(g.Messages) != 0 {
+		t.Errorf("a poll gets %+v", g)
+	}
+	if g := h.post(token, `["b"]`); g.Status != 200 {
+		t.Errorf("a post gets %+v", g)
+	}
+	full.Store(false)
+	h.wantPoll(token, `["a"]`, `["b"]`)
 }

@@ -19,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -82,7 +81,7 @@ func (p *Pair) load() error {
 }
 
 func readFile(name, path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := daemon.OpenFile(path)
 	if err != nil {
 		return nil, daemon.Invalid(name, path, "open: %v", errors.Unwrap(err))
 	}

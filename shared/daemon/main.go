@@ -37,11 +37,13 @@ const (
 //   - an error that is ErrConfig, its text goes to stderr and the exit code is 2;
 //   - any other error, it is logged and the exit code is 1.
 //
-// Nobody recovers from a panic in run.
+// Nobody recovers from a panic in run. Whoever reads the log may go away: what is logged then is lost, and the process
+// lives on.
 func Main[C any](name string, run func(ctx context.Context, d *Daemon, cfg *C) error) {
 	// Two, so that a second signal is not lost while the first is being seen to.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE) // else the runtime ends a process that writes to a stderr nobody reads any more
 	os.Exit(start(&process{
 		name:    name,
 		args:    os.Args[1:],

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime/debug"
@@ -34,6 +35,16 @@ func TestMain(m *testing.M) {
 		Main("child", func(ctx context.Context, d *Daemon, _ *Config) error {
 			d.Log.Info("at work")
 			<-ctx.Done()
+			return nil
+		})
+	case "talkative":
+		os.Args = os.Args[:1]
+		Main("child", func(_ context.Context, d *Daemon, _ *Config) error {
+			d.Log.Info("at work")
+			_, _ = io.ReadAll(os.Stdin) // until the test has closed the other end of the log
+			for range 3 {
+				d.Log.Info("still at work")
+			}
 			return nil
 		})
 	case "stubborn":
@@ -482,5 +493,30 @@ func TestSignalsOfARealProcess(t *testing.T) {
 		if code := cmd.ProcessState.ExitCode(); code != want {
 			t.Errorf("%s: exit code %d, want %d:\n%s", behaviour, code, want, stderr)
 		}
+	}
+}
+
+// Who collects the logs may crash or be restarted: that ends no service.
+func TestAProcessOutlivesTheReaderOfItsLog(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = []string{childEnv + "=talkative"}
+	logs, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := logs.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = logs.Close()
+	_ = stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the process has ended with %v", err)
 	}
 }

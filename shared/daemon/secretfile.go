@@ -17,7 +17,7 @@ const maxSecretFile = 1 << 20
 // have mode 0600 or less if it is this process's own, and 0640 or less if it is another user's, as mounted secrets are. The
 // error names the variable and the path, and never what is in the file.
 func ReadPrivateFile(name, path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := OpenFile(path)
 	if err != nil {
 		return nil, Invalid(name, path, "open: %v", cause(err))
 	}
@@ -25,9 +25,6 @@ func ReadPrivateFile(name, path string) ([]byte, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, Invalid(name, path, "stat: %v", cause(err))
-	}
-	if info.IsDir() {
-		return nil, Invalid(name, path, "is a directory")
 	}
 	allowed := fs.FileMode(0o640)
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) == os.Geteuid() {

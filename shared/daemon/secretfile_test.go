@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -34,7 +35,8 @@ func TestSecret(t *testing.T) {
 		{name: "group", path: file("group", good, 0o640), problem: `KEY_FILE="` + dir + `/group": mode 0640 lets others read it: chmod 0600`},
 		{name: "world", path: file("world", good, 0o644), problem: `KEY_FILE="` + dir + `/world": mode 0644 lets others read it: chmod 0600`},
 		{name: "missing", path: dir + "/none", problem: `KEY_FILE="` + dir + `/none": open: no such file or directory`},
-		{name: "directory", path: dir, problem: `KEY_FILE="` + dir + `": is a directory`},
+		{name: "directory", path: dir, problem: `KEY_FILE="` + dir + `": open: is a directory`},
+		{name: "pipe", path: pipe(t, dir), problem: `KEY_FILE="` + dir + `/pipe": open: not a regular file`},
 		{name: "huge", path: file("huge", strings.Repeat("x", maxSecretFile+1), 0o600), problem: `KEY_FILE="` + dir + `/huge": larger than 1048576 bytes`},
 	} {
 		got, err := Secret("KEY", test.value, test.path, 32)
@@ -45,4 +47,14 @@ func TestSecret(t *testing.T) {
 			t.Errorf("%s: error %v, want %s", test.name, err, test.problem)
 		}
 	}
+}
+
+// pipe makes a named pipe that nobody writes to: whoever opens it as a file waits for ever.
+func pipe(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

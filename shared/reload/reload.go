@@ -8,8 +8,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"io"
-	"os"
 	"time"
+
+	"github.com/ringcast/ringcast/shared/daemon"
 )
 
 // DefaultEvery is how often files are looked at.
@@ -77,7 +78,7 @@ func (f *Files) digest() (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, path := range f.paths {
 		one := sha256.New()
-		file, err := os.Open(path)
+		file, err := daemon.OpenFile(path)
 		if err == nil {
 			_, err = io.Copy(one, io.LimitReader(file, maxFile))
 			_ = file.Close()

@@ -2,9 +2,11 @@ package reload
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,3 +63,26 @@ func TestRunNoticesEveryWayToReplaceAFile(t *testing.T) {
 }
 
 func TestRunWithoutFilesReturns(t *testing.T) { New("", "").Run(t.Context(), 0, func() {}) }
+
+// What is no file has no content, and nobody waits for it: not for the writer of a pipe, not for the end of a device.
+func TestAFileBecomesAPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(path, []byte("keys"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := New(path)
+	for name, replace := range map[string]func() error{
+		"pipe":   func() error { return syscall.Mkfifo(path, 0o600) },
+		"device": func() error { return os.Symlink("/dev/zero", path) },
+	} {
+		if err := errors.Join(os.Remove(path), replace()); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			files.Look()
+		}
+		if files.used != files.digest() {
+			t.Errorf("%s: the change is not seen, or not settled", name)
+		}
+	}
+}
