@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	"github.com/ringcast/ringcast/cluster"
 	"github.com/ringcast/ringcast/gateway"
+	"github.com/ringcast/ringcast/gateway/auth"
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/ring"
 	"github.com/ringcast/ringcast/topicserver"
@@ -154,6 +156,42 @@ func TestATokenOfFiveSeconds(t *testing.T) {
 	if early := time.Until(end); early > time.Second {
 		t.Errorf("closed %v before the end", early)
 	}
+}
+
+// Strangers who connect where tokens come with joins, and say nothing, are sent away; who has shown a token stays.
+func TestAThousandSilentStrangers(t *testing.T) {
+	t.Parallel()
+	c := start(t, func(cfg *cluster.Config) {
+		cfg.Gateways, cfg.TopicServers = 1, 1
+		cfg.Gateway = func(g *gateway.Config) {
+			quick(g)
+			withAuth(g)
+			g.Auth.AuthAt, g.Auth.AuthTimeout = auth.AtJoin, 2*time.Second
+		}
+	})
+	gw := c.Gateways[0]
+	neo := dial(t, "neo", gw.WebSocketURL())
+	neo.say(fmt.Sprintf(`["1","1","room:1","phx_join",{"token":%q}]`, tokenFor("neo", time.Hour, []string{"room:*"})))
+	neo.expect(`["1","1","room:1","phx_reply",{"response":{},"status":"ok"}]`)
+	const strangers = 1000
+	var heard sync.WaitGroup
+	var rightly atomic.Int32
+	for range strangers {
+		s := dialRaw(t, gw.Addr)
+		heard.Go(func() {
+			if first, payload, err := s.readWithin(time.Minute); err == nil && first == finClose && string(payload) == "\x11\x38no token in time" {
+				rightly.Add(1)
+			}
+			_ = s.conn.Close()
+		})
+	}
+	heard.Wait()
+	if n := rightly.Load(); n != strangers {
+		t.Errorf("%d of %d were closed with 4408", n, strangers)
+	}
+	eventually(t, "they are gone", func() bool { stats, _ := gw.Stats(); return stats.Open == 1 })
+	neo.say(`["1","2","room:1","publish",["e",{}]]`)
+	neo.expect(`["1","2","room:1","phx_reply",{"response":{},"status":"ok"}]`, `["1",null,"room:1","e",{}]`)
 }
 
 func TestRevokeWhileJoined_OnEveryGateway(t *testing.T) {

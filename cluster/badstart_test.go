@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +28,13 @@ const goodRing = "version: 1\nservers:\n  - id: ts-a\n    addr: 127.0.0.1:7101\n
 // order.
 func refuses(t *testing.T, name string, env []string, lines ...string) {
 	t.Helper()
-	p := spawn(t, name, env)
+	spawn(t, name, env).refuses(lines...)
+}
+
+// refuses waits for the end of a program that was started in vain: with exit code 2 and these lines.
+func (p *proc) refuses(lines ...string) {
+	t, name, env := p.t, p.name, p.cmd.Env
+	t.Helper()
 	p.exits(2)
 	var got []string
 	for line := range strings.Lines(p.stderr.String()) {
@@ -55,12 +62,26 @@ func TestRow28_NoRingFileIsExitCode2(t *testing.T) {
 	dir := t.TempDir()
 	refuseRing(t, dir+"/none.yaml", "ring file "+dir+"/none.yaml: open: no such file or directory")
 	refuseRing(t, dir, "ring file "+dir+": open: is a directory")
-	if os.Getuid() != 0 { // root may read everything
-		path := writeFile(t, "secret.yaml", goodRing)
-		if err := os.Chmod(path, 0); err != nil {
+	// Root may read everything, so here the programs are run by somebody else, who has to reach them and the file's directory.
+	public, err := os.MkdirTemp("", "ringcast-public-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(public) })
+	path := filepath.Join(public, "ring.yaml")
+	for _, err := range []error{os.WriteFile(path, []byte(goodRing), 0), os.Chmod(public, 0o755), os.Chmod(binaries.dir, 0o755)} {
+		if err != nil {
 			t.Fatal(err)
 		}
-		refuseRing(t, path, "ring file "+path+": open: permission denied")
+	}
+	for name, env := range map[string][]string{
+		"gateway": {"GATEWAY_ADDR=127.0.0.1:0", "RING_FILE=" + path}, "topicserver": {"TOPICSERVER_ID=ts-a", "TOPICSERVER_ADDR=127.0.0.1:0", "RING_FILE=" + path},
+	} {
+		attr := &syscall.SysProcAttr{}
+		if os.Getuid() == 0 {
+			attr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+		}
+		spawnAs(t, attr, name, env).refuses("ring file " + path + ": open: permission denied")
 	}
 }
 

@@ -120,13 +120,19 @@ type proc struct {
 // spawn starts a program with these environment variables and no others that it could take for its own.
 func spawn(t *testing.T, name string, env []string, args ...string) *proc {
 	t.Helper()
+	return spawnAs(t, dieWithParent(), name, env, args...)
+}
+
+// spawnAs is spawn for a program that the system is to treat in some way.
+func spawnAs(t *testing.T, attr *syscall.SysProcAttr, name string, env []string, args ...string) *proc {
+	t.Helper()
 	p := &proc{t: t, name: name, ended: make(chan struct{})}
 	p.cmd = exec.Command(program(t, name), args...)
 	// The race detector would have every program wait for a second when it ends. The machine may be late for other reasons, and
 	// one client may publish as fast as it can.
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s", "MAX_PUBLISHES_PER_SECOND=0", "MAX_PUBLISHES_IN_FLIGHT=0"}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	p.cmd.SysProcAttr = dieWithParent()
+	p.cmd.SysProcAttr = attr
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}

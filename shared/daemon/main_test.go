@@ -414,7 +414,8 @@ func TestHostileFieldsStayInTheirLine(t *testing.T) {
 			t.Errorf("%s log: %q", format, got)
 		}
 		var line struct{ Topic, Error string }
-		if err := json.Unmarshal([]byte(got[strings.Index(got, "{"):]), &line); err != nil || line.Topic != hostile || line.Error != hostile {
+		_, fields, _ := strings.Cut(got, "{")
+		if err := json.Unmarshal([]byte("{"+fields), &line); err != nil || line.Topic != hostile || line.Error != hostile {
 			t.Errorf("%s log: %q is read as %+v, %v", format, got, line, err)
 		}
 	}
