@@ -62,14 +62,9 @@ func TestRow28_NoRingFileIsExitCode2(t *testing.T) {
 	dir := t.TempDir()
 	refuseRing(t, dir+"/none.yaml", "ring file "+dir+"/none.yaml: open: no such file or directory")
 	refuseRing(t, dir, "ring file "+dir+": open: is a directory")
-	// Root may read everything, so here the programs are run by somebody else, who has to reach them and the file's directory.
-	public, err := os.MkdirTemp("", "ringcast-public-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(public) })
-	path := filepath.Join(public, "ring.yaml")
-	for _, err := range []error{os.WriteFile(path, []byte(goodRing), 0), os.Chmod(public, 0o755), os.Chmod(binaries.dir, 0o755)} {
+	// Root may read everything, so here the programs are run by somebody else, who has to reach them.
+	path := filepath.Join(binaries.dir, "unreadable.yaml") // a test's own directory is in one that is not open to others
+	for _, err := range []error{os.WriteFile(path, []byte(goodRing), 0), os.Chmod(binaries.dir, 0o755)} {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -167,23 +167,22 @@ func (p *poller) watchWritable(fd, slot int, on bool) error {
 // sole one, the HTTP server may still hold its own of the same socket: without
 // the shutdown the peer would wait for that one.
 func (p *poller) release(fd int, sole bool) {
-	if sole {
-		nonblock.Close(fd) // takes it out of the set too
-		p.removed.Add(1)   // not sooner: a wait between the two would find the descriptor and not be stale
-		return
+	if !sole {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 	}
-	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 	p.remove(fd)
 }
 
 // forget takes the descriptor out and leaves it open.
 func (p *poller) forget(fd int) {
 	_ = p.control(unix.EPOLL_CTL_DEL, fd, 0, 0)
-	p.removed.Add(1)
+	p.removed.Add(1) // not sooner: a wait between the two would find the descriptor and not be stale
 }
 
 // remove closes the descriptor, and nothing else of the socket. As long as
-// another descriptor of it is open, closing alone would leave it in the set.
+// another descriptor of it is open, closing alone would leave it in the set,
+// with the slot that the next connection gets. The process need not have
+// another one to know of: a child that it starts has them all for a moment.
 func (p *poller) remove(fd int) {
 	p.forget(fd)
 	nonblock.Close(fd)

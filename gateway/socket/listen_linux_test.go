@@ -251,6 +251,36 @@ func TestSilentArrivalsAreTurnedAway(t *testing.T) {
 	h.eventually("they are counted", func() bool { return h.loops.Stats().Unserved == 4 })
 }
 
+// A child process has all descriptors until it has become another program. A connection that ends meanwhile is of no account to the
+// loop any more, nor to the connection that takes its place.
+func TestAConnectionEndsWhileSomebodyHasItsDescriptor(t *testing.T) {
+	h := newHouse(t, Config{Loops: 1, MaxMessageBytes: 1 << 20}, time.Minute)
+	p := h.dial()
+	p.write([]byte(request("/ws")))
+	p.answer(http.StatusSwitchingProtocols)
+	p.write(text("a"))
+	p.want(OpText, "a")
+	l, copied := h.loops.Loop(0), -1
+	onLoop(t, l, func() {
+		for _, c := range l.slots {
+			if c != nil && c.state == stateOpen {
+				copied, _ = syscall.Dup(int(c.fd))
+			}
+		}
+	})
+	if copied < 0 {
+		t.Fatal("no descriptor")
+	}
+	defer syscall.Close(copied)
+	p.nc.Close()
+	h.eventually("it is gone", func() bool { return h.loops.Conns() == 0 })
+	q := h.dial()
+	q.write([]byte(request("/ws")))
+	q.answer(http.StatusSwitchingProtocols)
+	q.talks()
+	h.eventually("one was lost, the other said goodbye", func() bool { s := h.loops.Stats(); return s.Ended[EndError] == 1 && s.Ended[EndPeer] == 1 })
+}
+
 func TestArrivalsAreSpreadOverTheLoops(t *testing.T) {
 	h := newHouse(t, Config{Loops: 4}, time.Minute)
 	const each = 10

@@ -223,10 +223,10 @@ func (l *Loop) handleEvent(i int) {
 		return
 	}
 	c := l.slots[slot]
-	switch c.state {
-	case stateDead:
+	switch {
+	case c == nil || c.state == stateDead:
 		return
-	case stateArriving:
+	case c.state == stateArriving:
 		l.arrive(c)
 		return
 	}
