@@ -3,6 +3,7 @@ package topic
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -11,6 +12,9 @@ import (
 
 // maxGateway is the longest id of a gateway, in bytes.
 const maxGateway = 255
+
+// namePrefix begins the topics that stand for exclusive names.
+const namePrefix = "reg:"
 
 // CheckState returns what is wrong with the state of a topic that another server has given, nil if nothing is. One that is good can
 // be installed, and everything in it be sent to gateways. It may be called by any goroutine.
@@ -32,7 +36,8 @@ func CheckState(state *linkpb.TopicState) error {
 		}
 	}
 	for i, id := range state.Ids {
-		if o := id.GetOffset(); o == 0 || o > p.Offset {
+		// Messages to an exclusive name have ids, and no place.
+		if o := id.GetOffset(); o > p.Offset || o == 0 && (id == nil || !strings.HasPrefix(state.Topic, namePrefix)) {
 			return fmt.Errorf("publish id %d of %d has offset %d, the topic is at %d", i+1, len(state.Ids), o, p.Offset)
 		}
 	}

@@ -56,6 +56,9 @@ func TestCheckState(t *testing.T) {
 		}, "message 2 of 3: "},
 		{"an id of a later message", func(s *linkpb.TopicState) { s.Ids[1].Offset = 6 }, "publish id 2 of 2 has offset 6, the topic is at 5"},
 		{"an id of no message", func(s *linkpb.TopicState) { s.Ids[0].Offset = 0 }, "publish id 1 of 2 has offset 0, the topic is at 5"},
+		{"ids of messages to a name", func(s *linkpb.TopicState) {
+			s.Topic, s.Position.Offset, s.History, s.Ids[0].Offset, s.Ids[1].Offset = "reg:n", 0, nil, 0, 0
+		}, ""},
 		{"nil for an id", func(s *linkpb.TopicState) { s.Ids[0] = nil }, "publish id 1 of 2 has offset 0"},
 		{"a holder without a gateway", func(s *linkpb.TopicState) { s.Name.Gateway = "" }, "its name is held by a gateway with an id of 0 bytes"},
 	} {

@@ -134,7 +134,7 @@ func TestNames_WaitingEnds(t *testing.T) {
 	r.Doubt(time.Now().Add(time.Hour))
 	gws[0].askLater(r, register, 1, 0, "")
 	gws[0].nothingElse(t, r)
-	x := r.lock("reg:n", false)
+	x := r.lock("reg:n")
 	x.exclusive.calls[0].at = time.Now().Add(-maxNameWait)
 	r.scheduleLocked(x)
 	x.mu.Unlock()
@@ -225,6 +225,9 @@ func TestNames_Move(t *testing.T) {
 	b.askLater(r, register, 10, 0, "")
 	b.nothingElse(t, r)
 	state, _ = r.Seal("reg:n", 3)
+	if err := CheckState(state); len(state.GetIds()) != 1 || err != nil {
+		t.Errorf("after a message to it: %v, %v", state, err)
+	}
 	if rep := next[*linkpb.Reply](t, b); rep.Ref != 10 || rep.Code != linkpb.Code_NOT_OWNER || state.GetName().GetClaim() != 7 {
 		t.Errorf("answer %v, state %v", rep, state)
 	}
