@@ -31,6 +31,7 @@ type Config struct {
 	TraceURL        string        `env:"OTEL_EXPORTER_OTLP_ENDPOINT" help:"base URL of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318; unset: no traces"`
 	MaxLanes        int           `env:"MAX_LANES" envDefault:"4096" help:"connections from gateways; more are closed as they come"`
 
+	MaxTopics    int `env:"MAX_TOPICS" envDefault:"1000000" help:"topics at a time; requests for more are refused as busy, until others are forgotten; 0 means any number"`
 	MaxPublishes int `env:"MAX_PUBLISHES_PER_TOPIC" envDefault:"0" help:"messages a second that one topic takes from all its publishers, twice as many at once; more are refused as rate_limited; 0 means any number"`
 
 	PresenceInterval time.Duration `env:"PRESENCE_INTERVAL" envDefault:"50ms" help:"changes of who is present are collected for so long and sent at once"`
@@ -62,6 +63,7 @@ func (c *Config) Validate() error {
 		daemon.CheckRange("DIGEST_INTERVAL", c.DigestInterval, 10*time.Millisecond, time.Hour),
 		daemon.CheckRange("NAME_GRACE", c.NameGrace, 100*time.Millisecond, 10*time.Minute),
 		daemon.CheckRange("MAX_PUBLISHES_PER_TOPIC", c.MaxPublishes, 0, 10_000_000),
+		daemon.CheckRange("MAX_TOPICS", c.MaxTopics, 0, 1_000_000_000),
 		daemon.CheckRange("MAX_LANES", c.MaxLanes, 1, 1<<20),
 		daemon.CheckRange("PRESENCE_INTERVAL", c.PresenceInterval, time.Millisecond, time.Minute),
 		daemon.CheckRange("PRESENCE_GRACE", c.PresenceGrace, time.Millisecond, 10*time.Minute),

@@ -105,6 +105,8 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.store.Stats().Evicted) })
 	counter("rate_limited_total", "Publishes over MAX_PUBLISHES_PER_TOPIC of their topic, refused.",
 		func() float64 { return float64(s.topics.Stats().RateLimited) })
+	counter("topics_refused_total", "Requests for a topic over MAX_TOPICS, refused.",
+		func() float64 { return float64(s.topics.Stats().Refused) })
 	counter("repeats_total", "Publishes whose id was known, answered and not appended again.",
 		func() float64 { return float64(s.topics.Stats().Repeats) })
 	for outcome, count := range map[string]*atomic.Uint64{

@@ -112,8 +112,8 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.topics = topic.NewRegistry(topic.Config{
 		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, NameGrace: cfg.NameGrace, Claim: s.claim, Log: s.log,
 		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
-		Publishes: rate.PerSecond(cfg.MaxPublishes, 2*cfg.MaxPublishes),
-		Presence:  topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
+		Topics: cfg.MaxTopics, Publishes: rate.PerSecond(cfg.MaxPublishes, 2*cfg.MaxPublishes),
+		Presence: topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},
 	})
 	// Gateways whose link was lost before this process started have announced their names by then, or given them up.
 	s.topics.Doubt(time.Now().Add(cfg.NameGrace / 2))

@@ -44,7 +44,7 @@ type MessageView struct {
 // Inspect tells what is known of a topic, and of its message with an offset if that is not 0. Any goroutine may call it.
 func (r *Registry) Inspect(name string, offset uint64) View {
 	v := View{Topic: name}
-	t := r.lock(name, false)
+	t := r.lock(name)
 	if t == nil {
 		return v
 	}

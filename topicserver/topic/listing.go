@@ -28,7 +28,7 @@ func (r *Registry) Subscribers(name string) []Subscriber {
 // Listing lists a topic's subscribers by gateway: counts of all, and the ids of at most limit of them, in no order; a
 // limit below 0 means all. Gateways are sorted. A topic nobody uses has no subscribers.
 func (r *Registry) Listing(name string, limit int) *linkpb.Listing {
-	t := r.lock(name, false)
+	t := r.lock(name)
 	if t == nil {
 		return &linkpb.Listing{}
 	}
@@ -68,7 +68,7 @@ const MaxListed = 100_000
 // List answers with a Listing. Nothing is made of a topic by it that nobody uses. It is called by the lane's receiver.
 func (r *Registry) List(tn *Turn, lane *Lane, req *linkpb.List) {
 	l := &linkpb.Listing{Ref: req.Ref}
-	if t := r.lock(req.Topic, false); t != nil {
+	if t := r.lock(req.Topic); t != nil {
 		l = t.listingLocked(int(min(req.Limit, MaxListed)))
 		l.Ref = req.Ref
 		if t.waiting {

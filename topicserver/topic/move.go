@@ -111,7 +111,7 @@ func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicSta
 func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 	var tn Turn
 	defer tn.Flush()
-	t := r.lock(name, false)
+	t := r.lock(name)
 	if t == nil {
 		return false
 	}

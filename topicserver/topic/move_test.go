@@ -280,7 +280,7 @@ func TestParkedRequestsAreBounded(t *testing.T) {
 	if r.Stats().Publishes != 7 {
 		t.Errorf("%d publishes", r.Stats().Publishes)
 	}
-	topic := r.lock("t:a", false)
+	topic := r.lock("t:a")
 	defer topic.mu.Unlock()
 	if topic.parkedBytes != 0 || topic.parked != nil || len(topic.subs) != 0 {
 		t.Errorf("left: %d bytes, %d requests, %d subscriptions", topic.parkedBytes, len(topic.parked), len(topic.subs))
@@ -359,7 +359,7 @@ func TestNoTopicIsMadeBehindForeign(t *testing.T) {
 		})
 		var made, listed sync.WaitGroup
 		made.Go(func() {
-			if tp := r.lock("t:a", true); tp != nil {
+			if tp, _ := r.need("t:a"); tp != nil {
 				tp.mu.Unlock()
 			}
 		})

@@ -85,9 +85,9 @@ func (r *Registry) Names() int64 { return r.names.held.Load() }
 
 // Name handles a request about the name that its topic stands for. It is called by the receiver of from.
 func (r *Registry) Name(tn *Turn, from *Lane, req *linkpb.Publish) {
-	t := r.lock(req.Topic, true)
+	t, code := r.need(req.Topic)
 	if t == nil {
-		r.notOwner(tn, from, req.Ref)
+		r.absent(tn, from, req.Ref, code)
 		return
 	}
 	defer t.mu.Unlock()
@@ -328,7 +328,7 @@ func (r *Registry) SettleNames(now time.Time) {
 	r.names.mu.Unlock()
 	var tn Turn
 	for _, name := range due {
-		t := r.lock(name, false)
+		t := r.lock(name)
 		if t == nil {
 			r.names.mu.Lock()
 			delete(r.names.due, name)

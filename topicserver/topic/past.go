@@ -14,9 +14,9 @@ const maxPast = 512 << 10
 // Past answers a History: messages that the topic remembers, oldest first. Who pages on from the last one's position
 // gets every message of the epoch once, or is told that some are gone. It is called by the lane's receiver.
 func (r *Registry) Past(tn *Turn, lane *Lane, req *linkpb.History) {
-	t := r.lock(req.Topic, true)
+	t, code := r.need(req.Topic)
 	if t == nil {
-		tn.past(lane, &linkpb.Past{Ref: req.Ref, Code: linkpb.Code_NOT_OWNER, Detail: notOwnerDetail})
+		tn.past(lane, &linkpb.Past{Ref: req.Ref, Code: code, Detail: absentDetail(code)})
 		return
 	}
 	defer t.mu.Unlock()

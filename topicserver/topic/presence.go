@@ -200,9 +200,9 @@ func (r *Registry) Track(tn *Turn, lane *Lane, req *linkpb.Track) {
 
 // request runs run under the topic's lock, now or when the topic's state is here.
 func (r *Registry) request(tn *Turn, lane *Lane, name string, ref uint64, size int, run func(*Turn, *Topic)) {
-	t := r.lock(name, true)
+	t, code := r.need(name)
 	if t == nil {
-		r.notOwner(tn, lane, ref)
+		r.absent(tn, lane, ref, code)
 		return
 	}
 	defer t.mu.Unlock()
@@ -312,27 +312,40 @@ func (r *Registry) tooMany(tn *Turn, lane *Lane, ref uint64) {
 
 // Untrack takes a member of the lane's gateway away, at once or after the grace. It is called by the lane's receiver.
 func (r *Registry) Untrack(tn *Turn, lane *Lane, req *linkpb.Untrack) {
-	grace := req.Grace
-	r.member(req.Topic, req.Member, func(t *Topic, id uint64) {
-		if t.presence == nil {
-			return
-		}
-		m := t.presence.held[holder{lane.Gateway, lane.Instance, id}]
-		switch {
-		case m == nil:
-		case grace:
-			r.orphanLocked(t, m, tn.Now().Add(r.cfg.Presence.Grace))
-		default:
-			t.presence.remove(m)
-			r.changedLocked(t, tn.Now())
-			r.tidyLocked(t)
-		}
-	})
+	t := r.lock(req.Topic)
+	if t == nil {
+		return
+	}
+	defer t.mu.Unlock()
+	who, grace := holder{lane.Gateway, lane.Instance, req.Member}, req.Grace
+	// What waits runs in another goroutine's turn.
+	untrack := func(tn *Turn) { r.untrackLocked(tn, t, who, grace) }
+	if t.waiting {
+		t.parked = append(t.parked, parked{run: untrack})
+		return
+	}
+	untrack(tn)
+}
+
+func (r *Registry) untrackLocked(tn *Turn, t *Topic, who holder, grace bool) {
+	if t.presence == nil {
+		return
+	}
+	m := t.presence.held[who]
+	switch {
+	case m == nil:
+	case grace:
+		r.orphanLocked(t, m, tn.Now().Add(r.cfg.Presence.Grace))
+	default:
+		t.presence.remove(m)
+		r.changedLocked(t, tn.Now())
+		r.tidyLocked(t)
+	}
 }
 
 // Unwatch ends a lane's Watch. It is called by the lane's receiver.
 func (r *Registry) Unwatch(tn *Turn, lane *Lane, name string) {
-	t := r.lock(name, false)
+	t := r.lock(name)
 	if t == nil {
 		return
 	}

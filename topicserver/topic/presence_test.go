@@ -307,7 +307,7 @@ func TestPhoenixPresence_CopiesAreWhatTheOwnerHas(t *testing.T) {
 		}
 		s.pass(time.Second)
 		want := make(map[uint64]string)
-		if tp := s.r.lock("t:a", false); tp != nil {
+		if tp := s.r.lock("t:a"); tp != nil {
 			if p := tp.presence; p != nil {
 				for ref, m := range p.members {
 					want[ref] = fmt.Sprintf("%s=%s", m.key, m.meta)
@@ -473,7 +473,7 @@ func TestPhoenixPresence_IsForgottenWithItsLast(t *testing.T) {
 	s.untrack(a, 1, true)
 	s.at(a, func() { s.r.Unwatch(&a.Turn, a.Lane, "t:a") })
 	s.pass(5 * time.Second)
-	if tp := s.r.lock("t:a", false); tp == nil || tp.presence != nil {
+	if tp := s.r.lock("t:a"); tp == nil || tp.presence != nil {
 		t.Error("the presence is still there")
 	} else {
 		tp.mu.Unlock()
@@ -564,5 +564,27 @@ func BenchmarkPresence_CrowdJoins(b *testing.B) {
 		for _, g := range gw {
 			g.Flush()
 		}
+	}
+}
+
+// What waits for a topic runs on the goroutine that brings the topic, and leaves the turn of the lane that it came over alone.
+func TestWaitingPresenceRunsInTheTurnOfItsOwnGoroutine(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	g := gateways(t, 1, true)[0]
+	for member := range uint64(3) {
+		r.Track(&g.Turn, g.Lane, &linkpb.Track{
+			Ref: 1 + member, Topic: "t:a", Member: member, Presence: &linkpb.Presence{Key: "k", Meta: []byte("{}")},
+		})
+	}
+	r.Untrack(&g.Turn, g.Lane, &linkpb.Untrack{Topic: "t:a", Member: 0})
+	r.Untrack(&g.Turn, g.Lane, &linkpb.Untrack{Topic: "t:a", Member: 1, Grace: true})
+	r.Unwatch(&g.Turn, g.Lane, "t:none")
+	g.Flush()
+	r.Install("t:a", nil)
+	if n := r.Stats().Presences; n != 2 {
+		t.Errorf("%d members present, want the one in its grace and the third", n)
+	}
+	if !g.now.IsZero() {
+		t.Error("the lane's turn has been used")
 	}
 }

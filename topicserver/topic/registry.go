@@ -30,6 +30,9 @@ type Config struct {
 	IDs      int
 	IDTTL    time.Duration
 	Presence Presence // bounds and times of presence
+	// Topics is how many topics there may be at a time; requests for others are refused as OVERLOADED. Those that other servers
+	// hand over come in any case. 0 is any number.
+	Topics int
 	// NameGrace is how long a name is kept for a holder whose gateway has no link.
 	NameGrace time.Duration
 	// Publishes bounds the messages that are appended to one topic; the zero value does not.
@@ -74,6 +77,7 @@ type Registry struct {
 	sends       atomic.Uint64
 	repeats     atomic.Uint64
 	rateLimited atomic.Uint64
+	refused     atomic.Uint64
 
 	presences     atomic.Int64
 	presenceSends atomic.Uint64
@@ -108,6 +112,7 @@ type Stats struct {
 	Publishes   uint64 // appended since the start
 	Repeats     uint64 // publishes since the start that were appended before and not again
 	RateLimited uint64 // publishes since the start that were over their topic's rate
+	Refused     uint64 // requests since the start for one topic more than there may be
 	FanoutSends uint64 // messages sent to gateways since the start: one per publish and gateway that subscribes
 	Presences   int64  // members now, over all topics
 	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
@@ -123,6 +128,7 @@ func (r *Registry) Stats() Stats {
 		Publishes:   r.publishes.Load(),
 		Repeats:     r.repeats.Load(),
 		RateLimited: r.rateLimited.Load(),
+		Refused:     r.refused.Load(),
 		FanoutSends: r.sends.Load(),
 		Presences:   r.presences.Load(),
 
@@ -135,20 +141,35 @@ func (r *Registry) shard(name string) *shard {
 	return &r.shards[maphash.String(r.seed, name)%shards]
 }
 
-// lock returns the topic with its mutex held. One that does not exist is made if create is set and it is ours; the
-// result is nil otherwise.
+// lock returns the topic with its mutex held, nil if there is none.
+func (r *Registry) lock(name string) *Topic {
+	t, _ := r.find(name, false)
+	return t
+}
+
+// need is lock for requests that make the topic if it does not exist. Without one the code says why: it is not ours, or there are
+// as many as there may be.
+func (r *Registry) need(name string) (*Topic, linkpb.Code) { return r.find(name, true) }
+
+// find is lock, and need if create is set.
 //
 // Two interleavings matter. Sweep or Seal takes the topic out between the look-up and the lock: then gone is set under
 // the topic's own mutex, and the second look-up finds what came after. And a ring change between the claim and the
 // making of the topic would leave a topic here that nobody offers to its new owner: so Claim is asked under the shard's
 // lock, and Foreign, which lists the topics after the change, takes that lock too.
-func (r *Registry) lock(name string, create bool) *Topic {
+func (r *Registry) find(name string, create bool) (*Topic, linkpb.Code) {
 	s := r.shard(name)
 	for {
+		code := linkpb.Code_NOT_OWNER
 		s.mu.Lock()
 		t := s.topics[name]
 		if t == nil && create {
-			if claim := r.cfg.Claim(name); claim != NotOurs {
+			switch claim := r.cfg.Claim(name); {
+			case claim == NotOurs:
+			case r.cfg.Topics > 0 && r.topics.Load() >= int64(r.cfg.Topics):
+				r.refused.Add(1)
+				code = linkpb.Code_OVERLOADED
+			default:
 				t = r.newTopic(name)
 				t.waiting = claim == OursLater
 				s.topics[t.name] = t
@@ -156,11 +177,11 @@ func (r *Registry) lock(name string, create bool) *Topic {
 		}
 		s.mu.Unlock()
 		if t == nil {
-			return nil
+			return nil, code
 		}
 		t.mu.Lock()
 		if !t.gone {
-			return t
+			return t, linkpb.Code_OK
 		}
 		t.mu.Unlock()
 	}
@@ -180,9 +201,9 @@ func (r *Registry) newTopic(name string) *Topic {
 // preceded, in the topic's order, by what is remembered since one of the places that req names. Doing it again is fine.
 // It is called by the lane's receiver.
 func (r *Registry) Subscribe(tn *Turn, lane *Lane, req *linkpb.Subscribe) {
-	t := r.lock(req.Topic, true)
+	t, code := r.need(req.Topic)
 	if t == nil {
-		r.notOwner(tn, lane, req.Ref)
+		r.absent(tn, lane, req.Ref, code)
 		return
 	}
 	defer t.mu.Unlock()
@@ -222,7 +243,7 @@ func (r *Registry) subscribeLocked(tn *Turn, t *Topic, lane *Lane, req *linkpb.S
 
 // Unsubscribe ends the lane's interest in a topic. It is called by the lane's receiver.
 func (r *Registry) Unsubscribe(tn *Turn, lane *Lane, name string) {
-	t := r.lock(name, false)
+	t := r.lock(name)
 	if t == nil {
 		return
 	}
@@ -302,7 +323,7 @@ func (r *Registry) Leave(lane *Lane, req *linkpb.Leave) {
 
 // member runs change under the topic's lock, now or when the topic's state is here.
 func (r *Registry) member(name string, id uint64, change func(t *Topic, id uint64)) {
-	t := r.lock(name, false)
+	t := r.lock(name)
 	if t == nil {
 		return
 	}
@@ -318,9 +339,9 @@ func (r *Registry) member(name string, id uint64, change func(t *Topic, id uint6
 // gateway. A publish whose id is known is answered as before and not appended again. It is called by the receiver of
 // from.
 func (r *Registry) Publish(tn *Turn, from *Lane, req *linkpb.Publish) {
-	t := r.lock(req.Topic, true)
+	t, code := r.need(req.Topic)
 	if t == nil {
-		r.notOwner(tn, from, req.Ref)
+		r.absent(tn, from, req.Ref, code)
 		return
 	}
 	defer t.mu.Unlock()
@@ -429,10 +450,24 @@ const (
 	notOwnerDetail    = "the ring gives the topic to another server"
 	rateLimitedDetail = "more is published to the topic than it may"
 	tooManyWait       = "too many requests wait for the topic to come over"
+	tooManyTopics     = "the topic's owner has as many topics as it may have"
 )
 
+// absentDetail explains the code that need gives.
+func absentDetail(code linkpb.Code) string {
+	if code == linkpb.Code_OVERLOADED {
+		return tooManyTopics
+	}
+	return notOwnerDetail
+}
+
+// absent answers a request for a topic that need has not.
+func (r *Registry) absent(tn *Turn, lane *Lane, ref uint64, code linkpb.Code) {
+	tn.Reply(lane, ref, code, absentDetail(code), nil)
+}
+
 func (r *Registry) notOwner(tn *Turn, lane *Lane, ref uint64) {
-	tn.Reply(lane, ref, linkpb.Code_NOT_OWNER, notOwnerDetail, nil)
+	r.absent(tn, lane, ref, linkpb.Code_NOT_OWNER)
 }
 
 // park keeps a request with a reply until the topic's state is here.
