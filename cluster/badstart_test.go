@@ -87,7 +87,7 @@ func TestRow29_ARingFileThatIsNoneIsExitCode2(t *testing.T) {
 		{"truncated", "version: 1\nservers:\n  - id: ts-a\n    addr: \"127.0.0.1:71", ":4", "not YAML: found unexpected end of stream"},
 		{"byte order mark", "\ufeff" + goodRing, ":1:1", "begins with a byte order mark: save it as UTF-8 without one"},
 		{"2 MiB", goodRing + strings.Repeat("#\n", 1<<20), "", "larger than 1048576 bytes: this is no ring file"},
-		{"unknown field", goodRing + "fleet: 7\n", ":5:1", `the file has an unknown field "fleet": known are version, servers, force`},
+		{"unknown field", goodRing + "fleet: 7\n", ":5:1", `the file has an unknown field "fleet": known are version, servers, force, hash_salt`},
 		{"not UTF-8", "version: 1\nservers: \xff\n", ":2:10", "byte 0xff is not UTF-8"},
 	} {
 		path := writeFile(t, "ring.yaml", test.text)

@@ -1198,6 +1198,7 @@ type Ring struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	Servers       []*RingServer          `protobuf:"bytes,2,rep,name=servers,proto3" json:"servers,omitempty"`
+	HashSalt      string                 `protobuf:"bytes,3,opt,name=hash_salt,json=hashSalt,proto3" json:"hash_salt,omitempty"` // secret that decides owners along with the servers; empty is none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1244,6 +1245,13 @@ func (x *Ring) GetServers() []*RingServer {
 		return x.Servers
 	}
 	return nil
+}
+
+func (x *Ring) GetHashSalt() string {
+	if x != nil {
+		return x.HashSalt
+	}
+	return ""
 }
 
 type RingServer struct {
@@ -3704,10 +3712,11 @@ const file_link_proto_rawDesc = "" +
 	"\aRefusal\x12*\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x16.ringcast.link.v1.CodeR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\"\x06\n" +
-	"\x04Ping\"X\n" +
+	"\x04Ping\"u\n" +
 	"\x04Ring\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x126\n" +
-	"\aservers\x18\x02 \x03(\v2\x1c.ringcast.link.v1.RingServerR\aservers\"H\n" +
+	"\aservers\x18\x02 \x03(\v2\x1c.ringcast.link.v1.RingServerR\aservers\x12\x1b\n" +
+	"\thash_salt\x18\x03 \x01(\tR\bhashSalt\"H\n" +
 	"\n" +
 	"RingServer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +

@@ -7,15 +7,15 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"syscall"
+
+	"github.com/ringcast/ringcast/shared/secretfile"
 )
 
 // maxSecretFile bounds a secret or private key that is read from a file, in bytes.
 const maxSecretFile = 1 << 20
 
-// ReadPrivateFile reads a file that holds a secret, named by the variable name. A file that others may read is refused: it must
-// have mode 0600 or less if it is this process's own, and 0640 or less if it is another user's, as mounted secrets are. The
-// error names the variable and the path, and never what is in the file.
+// ReadPrivateFile reads a file that holds a secret, named by the variable name. A file that others may read is refused, by the
+// rule of package secretfile. The error names the variable and the path, and never what is in the file.
 func ReadPrivateFile(name, path string) ([]byte, error) {
 	f, err := OpenFile(path)
 	if err != nil {
@@ -26,12 +26,8 @@ func ReadPrivateFile(name, path string) ([]byte, error) {
 	if err != nil {
 		return nil, Invalid(name, path, "stat: %v", cause(err))
 	}
-	allowed := fs.FileMode(0o640)
-	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) == os.Geteuid() {
-		allowed = 0o600
-	}
-	if mode := info.Mode().Perm(); mode&^allowed != 0 {
-		return nil, Invalid(name, path, "mode %04o lets others read it: chmod %04o", mode, allowed&mode)
+	if err := secretfile.CheckMode(info); err != nil {
+		return nil, Invalid(name, path, "%v", err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
 	switch {

@@ -8,7 +8,7 @@ import (
 )
 
 func TestSameRing(t *testing.T) {
-	r, err := ring.New(7, []ring.Server{{ID: "b", Addr: "h:2", Weight: 3}, {ID: "a", Addr: "h:1"}})
+	r, err := ring.NewSalted(7, salt, []ring.Server{{ID: "b", Addr: "h:2", Weight: 3}, {ID: "a", Addr: "h:1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -18,17 +18,20 @@ func TestSameRing(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		servers []*linkpb.RingServer
+		salt    string
 		want    bool
 	}{
-		{"itself", EncodeRing(r).Servers, true},
-		{"another order, weight left out", []*linkpb.RingServer{one("b", "h:2", 3), one("a", "h:1", 0)}, true},
-		{"another weight", []*linkpb.RingServer{one("a", "h:1", 1), one("b", "h:2", 2)}, false},
-		{"another address", []*linkpb.RingServer{one("a", "h:9", 1), one("b", "h:2", 3)}, false},
-		{"one less", []*linkpb.RingServer{one("a", "h:1", 1)}, false},
-		{"none", nil, false},
-		{"nothing", []*linkpb.RingServer{nil, nil}, false},
+		{"itself", EncodeRing(r).Servers, salt, true},
+		{"another salt", EncodeRing(r).Servers, salt[1:], false},
+		{"no salt", EncodeRing(r).Servers, "", false},
+		{"another order, weight left out", []*linkpb.RingServer{one("b", "h:2", 3), one("a", "h:1", 0)}, salt, true},
+		{"another weight", []*linkpb.RingServer{one("a", "h:1", 1), one("b", "h:2", 2)}, salt, false},
+		{"another address", []*linkpb.RingServer{one("a", "h:9", 1), one("b", "h:2", 3)}, salt, false},
+		{"one less", []*linkpb.RingServer{one("a", "h:1", 1)}, salt, false},
+		{"none", nil, salt, false},
+		{"nothing", []*linkpb.RingServer{nil, nil}, salt, false},
 	} {
-		if got := SameRing(&linkpb.Ring{Version: 7, Servers: test.servers}, r); got != test.want {
+		if got := SameRing(&linkpb.Ring{Version: 7, Servers: test.servers, HashSalt: test.salt}, r); got != test.want {
 			t.Errorf("%s: %t", test.name, got)
 		}
 	}

@@ -10,8 +10,10 @@ import (
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
+const salt = "8b3f6c1d0e5a49c7b2d4f6a8091c3e5d"
+
 func TestRingCrossesTheWire(t *testing.T) {
-	r, err := ring.New(9, []ring.Server{{ID: "ts-b", Addr: "b.example:7101", Weight: 3}, {ID: "ts-a", Addr: "127.0.0.1:7101"}})
+	r, err := ring.NewSalted(9, salt, []ring.Server{{ID: "ts-b", Addr: "b.example:7101", Weight: 3}, {ID: "ts-a", Addr: "127.0.0.1:7101"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +29,7 @@ func TestRingCrossesTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Version() != 9 || got.Hash() != r.Hash() || fmt.Sprint(got.Servers()) != fmt.Sprint(r.Servers()) {
+	if got.Version() != 9 || got.Hash() != r.Hash() || got.Salt() != salt || fmt.Sprint(got.Servers()) != fmt.Sprint(r.Servers()) {
 		t.Errorf("ring v%d of %v", got.Version(), got.Servers())
 	}
 }
@@ -42,12 +44,13 @@ func TestDecodeRingRefuses(t *testing.T) {
 		"twice":         {Version: 1, Servers: []*linkpb.RingServer{good, good}},
 		"bad id":        {Version: 1, Servers: []*linkpb.RingServer{{Id: "a#1", Addr: "127.0.0.1:7101"}}},
 		"bad address":   {Version: 1, Servers: []*linkpb.RingServer{{Id: "a", Addr: "nowhere"}}},
+		"a short salt":  {Version: 1, Servers: []*linkpb.RingServer{good}, HashSalt: salt[1:]},
 		"a huge weight": {Version: 1, Servers: []*linkpb.RingServer{{Id: "a", Addr: "127.0.0.1:7101", Weight: 1 << 31}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := DecodeRing(m)
 			var problems *ring.Error
-			if r != nil || !errors.As(err, &problems) || !strings.HasPrefix(err.Error(), "link: ring of a peer: ") {
+			if r != nil || !errors.As(err, &problems) || !strings.HasPrefix(err.Error(), "link: ring of a peer: ") || strings.Contains(err.Error(), salt[1:]) {
 				t.Errorf("ring %v, error %v", r, err)
 			}
 		})
@@ -59,6 +62,7 @@ func FuzzDecodeRing(f *testing.F) {
 	for _, m := range []*linkpb.Ring{
 		{Version: 1, Servers: []*linkpb.RingServer{{Id: "ts-a", Addr: "127.0.0.1:7101"}}},
 		{Version: 1 << 63, Servers: []*linkpb.RingServer{{Id: "ts-a", Addr: "[::1]:1", Weight: 2}, {Id: "ts-b", Addr: "b:2"}}},
+		{Version: 2, Servers: []*linkpb.RingServer{{Id: "ts-a", Addr: "127.0.0.1:7101"}}, HashSalt: salt},
 		{Servers: []*linkpb.RingServer{{}}},
 	} {
 		bytes, err := m.MarshalVT()

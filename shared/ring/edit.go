@@ -28,8 +28,9 @@ func Add(path string, s Server) (*Ring, error) {
 		s.Weight = 1
 	}
 	return edit(path, func(src *source) ([]byte, file, error) {
-		want := file{version: src.file.version + 1, servers: append(slices.Clone(src.file.servers), entry{Server: s, has: hasAll})}
-		if err := judgeEdit(path, want); err != nil {
+		want := src.next(false)
+		want.servers = append(want.servers, entry{Server: s, has: hasAll})
+		if err := src.judge(path, want); err != nil {
 			return nil, file{}, err
 		}
 		data, err := src.add(want, s)
@@ -50,8 +51,9 @@ func Remove(path, id string, force bool) (*Ring, error) {
 			}
 			return nil, file{}, named(path, fmt.Errorf("no server has the id %s: there are %s", quote(id), strings.Join(ids, ", ")))
 		}
-		want := file{version: src.file.version + 1, force: force, servers: slices.Delete(slices.Clone(src.file.servers), i, i+1)}
-		if err := judgeEdit(path, want); err != nil {
+		want := src.next(force)
+		want.servers = slices.Delete(want.servers, i, i+1)
+		if err := src.judge(path, want); err != nil {
 			return nil, file{}, err
 		}
 		data, err := src.remove(want, i)
@@ -59,12 +61,36 @@ func Remove(path, id string, force bool) (*Ring, error) {
 	})
 }
 
-// judgeEdit reports what is wrong with a file as it would be after an edit.
-func judgeEdit(path string, want file) error {
+// SetSalt gives the ring another salt, and is otherwise like Add. With several servers nearly every topic moves then, so it
+// writes "force: true", as Remove does. The file must be one that others cannot read, before the edit as after it.
+func SetSalt(path, salt string) (*Ring, error) {
+	return edit(path, func(src *source) ([]byte, file, error) {
+		want := src.next(len(src.file.servers) > 1)
+		want.salt = salt
+		if salt == "" {
+			return nil, file{}, named(path, errors.New("the salt is empty"))
+		}
+		if err := src.judge(path, want); err != nil {
+			return nil, file{}, err
+		}
+		data, err := src.salted(want)
+		return data, want, err
+	})
+}
+
+// next returns the file's meaning with the next version, as the beginning of an edit.
+func (s *source) next(force bool) file {
+	return file{version: s.file.version + 1, force: force, salt: s.file.salt, servers: slices.Clone(s.file.servers)}
+}
+
+// judge reports what is wrong with a file as it would be after an edit.
+func (s *source) judge(path string, want file) error {
 	var rep report
 	if want.version == 0 {
 		rep.add(position{}, "version %d is the last there is", uint64(math.MaxUint64))
 	}
+	rep.checkSalt(position{}, want.salt)
+	rep.checkExposed(want, s.exposed)
 	rep.checkServers(position{}, want.servers)
 	return rep.err(path)
 }
@@ -104,7 +130,7 @@ func edit(path string, change func(*source) ([]byte, file, error)) (r *Ring, err
 		return nil, named(path, err)
 	}
 	// Somebody with an editor does not ask for the lock.
-	if now, err := readNamed(path); err != nil || !bytes.Equal(now, before) {
+	if now, err := readNamed(path); err != nil || !bytes.Equal(now.data, before.data) {
 		return nil, named(path, errors.New("somebody else changed it just now: nothing was written, try again"))
 	}
 	if err := os.Rename(f.Name(), target); err != nil {

@@ -10,7 +10,7 @@ var (
 	ErrSame     = errors.New("the ring is the one in use")
 	ErrOlder    = errors.New("the ring is older than the one in use")
 	ErrConflict = errors.New("the ring has the version of the one in use and other content")
-	ErrForce    = errors.New("the ring removes more than half of the servers and is not forced")
+	ErrForce    = errors.New("the ring removes more than half of the servers, or has another salt, and is not forced")
 )
 
 // A refused is a reason of Follow with the numbers of the case.
@@ -26,10 +26,10 @@ func (e *refused) Unwrap() error { return e.reason }
 // error, looked for in this order:
 //
 //   - ErrOlder: next has a lower version.
-//   - ErrSame: next has the version and the servers of r. There is nothing to do.
-//   - ErrConflict: next has the version of r and other servers. Somebody edited a file without raising the version.
-//   - ErrForce: next is without more than half of the servers of r, counted by id, and its file does not say
-//     "force: true". The text tells the share of topics that would move.
+//   - ErrSame: next has the version, the servers and the salt of r. There is nothing to do.
+//   - ErrConflict: next has the version of r and other content. Somebody edited a file without raising the version.
+//   - ErrForce: next is without more than half of the servers of r, counted by id, or has several servers and another
+//     salt, and its file does not say "force: true". The text tells the share of topics that would move.
 //
 // A ring that a peer uses already was let through there, and New does not know whether it was forced: who adopts one
 // takes ErrForce for a yes.
@@ -50,7 +50,8 @@ func (r *Ring) Follow(next *Ring) error {
 			removed++
 		}
 	}
-	if removed*2 > len(r.servers) {
+	resalted := next.salt != r.salt && len(next.servers) > 1
+	if removed*2 > len(r.servers) || resalted {
 		return &refused{ErrForce, fmt.Sprintf("would move %.0f %% of topics; set force: true", 100*r.Moved(next))}
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ringcast/ringcast/shared/secretfile"
 )
 
 // Load reads the ring file at path. It follows symbolic links and reads at most MaxFileSize+1 bytes.
@@ -20,20 +22,35 @@ import (
 // An error about the content is an *Error. Other errors wrap the cause, so errors.Is(err, fs.ErrNotExist) works; their
 // text names the file and what was tried: "ring file /etc/ring.yaml: open: no such file or directory".
 func Load(path string) (*Ring, error) {
-	data, err := readNamed(path)
+	t, err := readNamed(path)
 	if err != nil {
 		return nil, err
 	}
-	return Parse(path, data)
+	return t.ring(path)
+}
+
+// text is what stands in a ring file.
+type text struct {
+	data    []byte
+	exposed error // why the file must not hold a secret, or nil
+}
+
+// ring is Parse of a text.
+func (t text) ring(path string) (*Ring, error) {
+	f, _, err := parse(path, t)
+	if err != nil {
+		return nil, err
+	}
+	return build(f), nil
 }
 
 // readNamed is read with errors that name the file and what was tried.
-func readNamed(path string) ([]byte, error) {
-	data, err := read(path)
+func readNamed(path string) (text, error) {
+	t, err := read(path)
 	if err != nil {
-		return nil, named(path, err)
+		return text{}, named(path, err)
 	}
-	return data, nil
+	return t, nil
 }
 
 // named says of err which ring file it is about. A path that err names itself is left out: it is the same one, or
@@ -46,46 +63,46 @@ func named(path string, err error) error {
 	return fmt.Errorf("ring file %s: %w", path, err)
 }
 
-func read(path string) ([]byte, error) {
+func read(path string) (text, error) {
 	// Opening a named pipe would wait for its writer, for ever if need be.
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		if info.IsDir() {
-			return nil, errors.New("open: is a directory")
+			return text{}, errors.New("open: is a directory")
 		}
-		return nil, errors.New("open: not a regular file")
+		return text{}, errors.New("open: not a regular file")
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return text{}, err
 	}
 	defer func() { _ = f.Close() }()
-	return io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	info, err := f.Stat()
+	if err != nil {
+		return text{}, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
+	return text{data, secretfile.CheckMode(info)}, err
 }
 
 // Parse builds the ring that data, the content of a ring file, describes. path only names the file in errors. Parse
 // is strict: a field it does not know, a field given twice, a wrong type, an anchor or alias, a second document, or a
 // value out of bounds refuses the whole file, with an *Error that names every such problem.
-func Parse(path string, data []byte) (*Ring, error) {
-	f, _, err := parse(path, data)
-	if err != nil {
-		return nil, err
-	}
-	return build(f), nil
-}
+func Parse(path string, data []byte) (*Ring, error) { return text{data: data}.ring(path) }
 
-// parse is Parse without building the ring. The root is that of the one document in data; its nodes say where things
+// parse is Parse without building the ring. The root is that of the one document in the text; its nodes say where things
 // stand.
-func parse(path string, data []byte) (f file, root *yaml.Node, err error) {
+func parse(path string, t text) (f file, root *yaml.Node, err error) {
 	var rep report
-	rep.checkText(data)
+	rep.checkText(t.data)
 	if err := rep.err(path); err != nil {
 		return file{}, nil, err
 	}
-	root = rep.document(data)
+	root = rep.document(t.data)
 	if err := rep.err(path); err != nil {
 		return file{}, nil, err
 	}
 	f = rep.file(root)
+	rep.checkExposed(f, t.exposed)
 	if err := rep.err(path); err != nil {
 		return file{}, nil, err
 	}
@@ -157,7 +174,7 @@ var grammarProblem = regexp.MustCompile(`^did not find expected (<document start
 func splitYAMLError(err error) (line int, text string) {
 	text = strings.TrimPrefix(err.Error(), "yaml: ")
 	if strings.HasPrefix(text, "unknown anchor ") {
-		return 0, text
+		return 0, "an alias, text with * before it, of nothing" // what is taken for its name may be a secret
 	}
 	line = 1
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
@@ -182,7 +199,7 @@ func (r *report) file(root *yaml.Node) file {
 		r.add(at(root), "want the fields version and servers, found %s", kind(root))
 		return f
 	}
-	fields := r.fields(root, "the file", "version", "servers", "force")
+	fields := r.fields(root, "the file", "version", "servers", "force", "hash_salt")
 	if n := fields["version"]; n == nil {
 		r.add(at(root), "version is missing: the first version is 1, every edit raises it")
 	} else {
@@ -190,6 +207,9 @@ func (r *report) file(root *yaml.Node) file {
 	}
 	if n := fields["force"]; n != nil {
 		f.force = r.force(n)
+	}
+	if n := fields["hash_salt"]; n != nil {
+		f.salt, f.saltAt = r.salt(n), at(n)
 	}
 	n := fields["servers"]
 	switch {
@@ -327,6 +347,19 @@ func (r *report) force(n *yaml.Node) bool {
 		r.add(at(n), "force: want true or false, found %s", kind(n))
 	}
 	return n.Value == "true"
+}
+
+// salt reads a salt. Nothing that it reports has a part of the text: a salt may look like an alias, a tag or a number.
+func (r *report) salt(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode || n.Anchor != "" || n.ShortTag() != "!!str" {
+		r.add(at(n), "hash_salt: want text; quotes make it text")
+		return ""
+	}
+	if n.Value == "" {
+		r.add(at(n), "hash_salt is empty: leave it out if there is to be none")
+	}
+	r.checkSalt(at(n), n.Value)
+	return n.Value
 }
 
 func (r *report) weight(n *yaml.Node, owner string) (int, bool) {

@@ -2,7 +2,7 @@
 //
 // A Ring is built once from a ring file and never changes; a service that learns of a newer file builds a new Ring
 // and swaps a pointer. Two processes that hold rings of the same content give every topic the same owner, whatever
-// the order of the servers in the file: only ids and weights decide, addresses do not.
+// the order of the servers in the file: only ids, weights and the salt decide, addresses do not.
 package ring
 
 import (
@@ -35,6 +35,7 @@ type Ring struct {
 	version uint64
 	hash    uint64
 	force   bool
+	salt    string            // before every topic that is hashed; a secret
 	servers []Server          // sorted by id
 	byID    map[string]int    // id → index in servers
 	members map[string]Server // virtual member → its server
@@ -44,12 +45,16 @@ type Ring struct {
 	circle *consistent.Consistent
 }
 
-// New builds a ring that does not come from a file. It holds version and servers to the rules of a ring file, save
-// that a weight of 0 means 1, and returns an *Error that names everything wrong. The slice is not kept.
+// New is NewSalted without a salt.
+func New(version uint64, servers []Server) (*Ring, error) { return NewSalted(version, "", servers) }
+
+// NewSalted builds a ring that does not come from a file. It holds its arguments to the rules of a ring file, save
+// that a weight of 0 means 1, and returns an *Error that names everything wrong. The slice is not kept. An empty salt
+// is none.
 //
 // Building sorts the circle once per virtual member: 3 ms for three servers, about a second for a ring at the bounds.
-func New(version uint64, servers []Server) (*Ring, error) {
-	f := file{version: version, servers: make([]entry, len(servers))}
+func NewSalted(version uint64, salt string, servers []Server) (*Ring, error) {
+	f := file{version: version, salt: salt, servers: make([]entry, len(servers))}
 	for i, s := range servers {
 		if s.Weight == 0 {
 			s.Weight = 1
@@ -60,6 +65,7 @@ func New(version uint64, servers []Server) (*Ring, error) {
 	if version == 0 {
 		rep.add(position{}, "version is 0: the first version is 1")
 	}
+	rep.checkSalt(position{}, salt)
 	rep.checkServers(position{}, f.servers)
 	if err := rep.err(""); err != nil {
 		return nil, err
@@ -72,6 +78,7 @@ func build(f file) *Ring {
 	r := &Ring{
 		version: f.version,
 		force:   f.force,
+		salt:    f.salt,
 		servers: make([]Server, len(f.servers)),
 		byID:    make(map[string]int, len(f.servers)),
 		members: make(map[string]Server, len(f.servers)*pointsPerWeight),
@@ -90,16 +97,20 @@ func build(f file) *Ring {
 			r.circle.Add(member)
 		}
 	}
-	r.hash = contentHash(r.servers)
+	r.hash = contentHash(r.servers, r.salt)
 	return r
 }
 
-// contentHash is the first eight bytes of the SHA-256 of one line "id addr weight" per server. None of the three can
-// hold a space or a line end, so different contents give different lines.
-func contentHash(sorted []Server) uint64 {
+// contentHash is the first eight bytes of the SHA-256 of one line "id addr weight" per server, and one of two words if
+// there is a salt. No word can hold a space or a line end, so different contents give different lines. The hash is no
+// secret: what keeps a salt from being guessed by it is that a salt is long.
+func contentHash(sorted []Server, salt string) uint64 {
 	h := sha256.New()
 	for _, s := range sorted {
 		fmt.Fprintf(h, "%s %s %d\n", s.ID, s.Addr, s.Weight)
+	}
+	if salt != "" {
+		fmt.Fprintf(h, "hash_salt %s\n", salt)
 	}
 	return binary.BigEndian.Uint64(h.Sum(nil))
 }
@@ -107,13 +118,20 @@ func contentHash(sorted []Server) uint64 {
 // Version is the number in the ring file, at least 1. Every edit raises it; of two rings the higher one counts.
 func (r *Ring) Version() uint64 { return r.version }
 
-// Hash is a hash of the servers: ids, addresses and weights, in any order. Version and force are no part of it. Two rings
+// Hash is a hash of the servers: ids, addresses and weights, in any order, and of the salt. Version and force are no part of it. Two rings
 // of the same version and different hashes are a conflict: somebody edited the file without raising the version.
 // The value is stable across processes, platforms and releases.
 func (r *Ring) Hash() uint64 { return r.hash }
 
 // Forced says that the file has "force: true": it may remove more than half of the servers at once (see Follow).
 func (r *Ring) Forced() bool { return r.force }
+
+// Salt returns the secret that decides the owners of topics together with the servers, or "" if the ring has none. It
+// is for files and links between nodes, never for a log or a page.
+func (r *Ring) Salt() string { return r.salt }
+
+// String names the ring in logs: its version alone, and no secret.
+func (r *Ring) String() string { return fmt.Sprintf("ring v%d", r.version) }
 
 // Servers returns a copy of all servers, sorted by id.
 func (r *Ring) Servers() []Server { return slices.Clone(r.servers) }
@@ -130,8 +148,11 @@ func (r *Ring) Server(id string) (Server, bool) {
 // Owner returns the server that owns topic. Every string has an owner; whether it is a valid topic is not asked.
 // It costs a cryptographic hash and a search, some hundred nanoseconds: resolve a topic once per ring, not once per
 // message.
+//
+// The hash of the library is a public one, so anybody can find topics that it puts on one server. It is a strong one
+// too: with a secret before the topic nobody can who does not know the secret.
 func (r *Ring) Owner(topic string) Server {
-	member, err := r.circle.Get(topic)
+	member, err := r.circle.Get(r.salt + topic)
 	if err != nil {
 		// The only error there is says that the circle is empty, and no ring without servers gets built.
 		panic(fmt.Sprintf("ring: owner of %q: %v", topic, err))

@@ -24,7 +24,7 @@ const maxPlaces = 64
 // The nodes do not say where things end. An edit therefore tries one place after the other, and takes the first that
 // gives a file with exactly the meaning wanted.
 type source struct {
-	data  []byte
+	text
 	root  *yaml.Node
 	file  file
 	lines []int // offsets of the beginnings of the lines
@@ -36,13 +36,13 @@ type splice struct {
 	text     string
 }
 
-func newSource(path string, data []byte) (*source, error) {
-	f, root, err := parse(path, data)
+func newSource(path string, t text) (*source, error) {
+	f, root, err := parse(path, t)
 	if err != nil {
 		return nil, err
 	}
-	s := &source{data: data, root: root, file: f, lines: []int{0}}
-	for i, c := range data {
+	s := &source{text: t, root: root, file: f, lines: []int{0}}
+	for i, c := range t.data {
 		if c == '\n' {
 			s.lines = append(s.lines, i+1)
 		}
@@ -113,8 +113,7 @@ func (s *source) first(want file, from int, behind byte, change func(at int) spl
 		if n < 0 {
 			from = len(s.data)
 		}
-		out := s.apply(append(slices.Clone(head), change(from)))
-		if got, _, err := parse("", out); err == nil && sameMeaning(got, want) {
+		if out := s.apply(append(slices.Clone(head), change(from))); means(out, want) {
 			return out, nil
 		}
 		if from == len(s.data) {
@@ -124,39 +123,61 @@ func (s *source) first(want file, from int, behind byte, change func(at int) spl
 	return nil, errLayout
 }
 
-// head returns the edits of version and force.
-func (s *source) head(want file) ([]splice, error) {
-	version := s.value("version")
-	begin, end := s.span(version)
-	if string(s.data[begin:end]) != version.Value {
-		return nil, errLayout
+// salted returns the text with another salt.
+func (s *source) salted(want file) ([]byte, error) {
+	head, err := s.head(want)
+	if err != nil {
+		return nil, err
 	}
-	edits := []splice{{begin, end, strconv.FormatUint(want.version, 10)}}
-	force := s.value("force")
-	switch {
-	case force != nil:
-		begin, end := s.span(force)
-		if string(s.data[begin:end]) != force.Value {
+	if out := s.apply(head); means(out, want) {
+		return out, nil
+	}
+	return nil, errLayout
+}
+
+// head returns the edits of version, force and salt.
+func (s *source) head(want file) ([]splice, error) {
+	edits, err := s.set("version", strconv.FormatUint(want.version, 10))
+	if err == nil && (want.force || s.value("force") != nil) {
+		edits, err = s.set("force", strconv.FormatBool(want.force), edits...)
+	}
+	if err == nil && want.salt != s.file.salt {
+		edits, err = s.set("hash_salt", strconv.Quote(want.salt), edits...)
+	}
+	return edits, err
+}
+
+// set adds to edits the one that gives a field of the file another value. A field that is not there comes behind the
+// version.
+func (s *source) set(field, value string, edits ...splice) ([]splice, error) {
+	if n := s.value(field); n != nil {
+		old := n.Value
+		switch {
+		case n.Style&yaml.DoubleQuotedStyle != 0:
+			old = `"` + old + `"`
+		case n.Style&yaml.SingleQuotedStyle != 0:
+			old = "'" + old + "'"
+		}
+		begin := s.offset(n)
+		if !bytes.HasPrefix(s.data[begin:], []byte(old)) {
 			return nil, errLayout
 		}
-		edits = append(edits, splice{begin, end, strconv.FormatBool(want.force)})
-	case !want.force:
-	case s.root.Style&yaml.FlowStyle != 0:
-		key := "force"
-		if quotesKeys(s.root) {
-			key = `"force"`
-		}
-		edits[0].text += ", " + key + ": true"
-	default:
-		line := strings.Repeat(" ", s.root.Column-1) + "force: true"
-		if version.Line < len(s.lines) {
-			at := s.lines[version.Line]
-			edits = append(edits, splice{at, at, line + s.lineEnd()})
-		} else {
-			edits = append(edits, splice{len(s.data), len(s.data), s.lineEnd() + line})
-		}
+		return append(edits, splice{begin, begin + len(old), value}), nil
 	}
-	return edits, nil
+	version := s.value("version")
+	if s.root.Style&yaml.FlowStyle != 0 {
+		if quotesKeys(s.root) {
+			field = strconv.Quote(field)
+		}
+		_, end := s.span(version)
+		return append(edits, splice{end, end, ", " + field + ": " + value}), nil
+	}
+	line := strings.Repeat(" ", s.root.Column-1) + field + ": " + value
+	if version.Line < len(s.lines) {
+		at := s.lines[version.Line]
+		return append(edits, splice{at, at, line + s.lineEnd()}), nil
+	}
+	return append(edits, splice{len(s.data), len(s.data), s.lineEnd() + line}), nil
 }
 
 // apply returns the text with all edits made. They do not overlap; edits at one place come out in their order.
@@ -218,9 +239,11 @@ func (s *source) lineEnd() string {
 	return "\n"
 }
 
-func sameMeaning(a, b file) bool {
-	return a.version == b.version && a.force == b.force &&
-		slices.EqualFunc(a.servers, b.servers, func(a, b entry) bool { return a.Server == b.Server })
+// means says whether data is a file in order with the meaning of want.
+func means(data []byte, want file) bool {
+	got, _, err := parse("", text{data: data})
+	return err == nil && got.version == want.version && got.force == want.force && got.salt == want.salt &&
+		slices.EqualFunc(got.servers, want.servers, func(a, b entry) bool { return a.Server == b.Server })
 }
 
 // quotesKeys says whether a mapping is written as JSON wants it.

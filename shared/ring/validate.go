@@ -18,6 +18,8 @@ const (
 	MaxWeight      = 10      // weight of one server
 	MaxTotalWeight = 64      // sum of all weights; building takes time in the square of it
 	MaxFileSize    = 1 << 20 // bytes of a ring file
+	MinSalt        = 32      // bytes of a salt: 128 bits in hex
+	MaxSalt        = 128     // bytes of a salt
 )
 
 // maxProblems is how many problems one report spells out. Nobody mends more than that at once, and a hostile file of
@@ -73,6 +75,8 @@ type position struct{ line, column int }
 type file struct {
 	version uint64
 	force   bool
+	salt    string
+	saltAt  position
 	servers []entry
 }
 
@@ -121,6 +125,24 @@ func (r *report) err(path string) error {
 		e.Problems, e.Omitted = e.Problems[:maxProblems], n-maxProblems
 	}
 	return e
+}
+
+// saltPattern has the digits of hex and of every base64, none of which means anything to YAML.
+var saltPattern = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9+/=_.-]{%d,%d}$`, MinSalt, MaxSalt))
+
+// checkSalt reports a salt that is no good, without its text.
+func (r *report) checkSalt(at position, salt string) {
+	if salt != "" && !saltPattern.MatchString(salt) {
+		r.add(at, "hash_salt has %d bytes: want %d to %d of A-Z a-z 0-9 + / = _ . -, as openssl rand -hex 32 prints",
+			len(salt), MinSalt, MaxSalt)
+	}
+}
+
+// checkExposed reports a salt in a file that must not hold a secret.
+func (r *report) checkExposed(f file, exposed error) {
+	if f.salt != "" && exposed != nil {
+		r.add(f.saltAt, "hash_salt is a secret, and the file's %v", exposed)
+	}
 }
 
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
@@ -228,8 +250,12 @@ func canonicalAddr(addr string) (string, error) {
 	return strings.TrimSuffix(strings.ToLower(host), ".") + ":" + port, nil
 }
 
-// quote makes text from a file fit for a terminal and a log: escaped, and cut after 64 bytes.
+// quote makes text from a file fit for a terminal and a log: escaped, and cut after 64 bytes. Where a colon lacks its space,
+// a salt sticks to its name.
 func quote(s string) string {
+	if name, _, found := strings.Cut(s, "hash_salt"); found && len(s) < 1<<10 {
+		return strconv.Quote(name+"hash_salt") + "…"
+	}
 	if len(s) > 64 {
 		return strconv.Quote(s[:64]) + "…"
 	}

@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -84,8 +85,8 @@ func Watch(ctx context.Context, cfg WatchConfig) error {
 	return nil
 }
 
-// content stands for what one look at the file found: the hash of its bytes, or why it could not be read. The zero
-// value stands for nothing that a look could find.
+// content stands for what one look at the file found: the hash of its bytes, and why it could not be read or must not hold
+// a secret. The zero value stands for nothing that a look could find.
 type content struct {
 	sum     [sha256.Size]byte
 	problem string
@@ -180,10 +181,10 @@ func (w *watcher) run(ctx context.Context, events <-chan fsnotify.Event, errs <-
 // look reads the file and judges it if this is the second time that it has this content. It returns true if another
 // look is due after the debounce.
 func (w *watcher) look() bool {
-	data, err := readNamed(w.cfg.Path)
-	now := content{sum: sha256.Sum256(data)}
-	if err != nil {
-		now = content{problem: err.Error()}
+	t, err := readNamed(w.cfg.Path)
+	now := content{sum: sha256.Sum256(t.data)}
+	if problem := cmp.Or(err, t.exposed); problem != nil {
+		now.problem = problem.Error()
 	}
 	// A file that was judged against one ring is judged again when another is in use.
 	if now == w.judged && w.cfg.Current() == w.inUse {
@@ -195,14 +196,14 @@ func (w *watcher) look() bool {
 		w.watchDirs()
 		return true
 	}
-	w.judge(data, err)
+	w.judge(t, err)
 	return false
 }
 
-// judge applies or reports the content seen last: data, or the error of reading it.
-func (w *watcher) judge(data []byte, err error) {
+// judge applies or reports the content seen last: a text, or the error of reading it.
+func (w *watcher) judge(t text, err error) {
 	if err == nil {
-		err = w.follow(data)
+		err = w.follow(t)
 	}
 	w.judged, w.inUse = w.seen, w.cfg.Current()
 	if err == nil {
@@ -215,9 +216,9 @@ func (w *watcher) judge(data []byte, err error) {
 	}
 }
 
-// follow applies the ring that data says, unless it is in use already.
-func (w *watcher) follow(data []byte) error {
-	next, err := Parse(w.cfg.Path, data)
+// follow applies the ring that a text says, unless it is in use already.
+func (w *watcher) follow(t text) error {
+	next, err := t.ring(w.cfg.Path)
 	if err != nil {
 		return err
 	}
