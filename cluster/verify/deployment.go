@@ -32,9 +32,15 @@ type deployment struct {
 
 	editing sync.Mutex // held over one edit of the ring; taken before mu
 
-	mu      sync.Mutex
-	version uint64
-	members []string // ids of the topic servers in the ring; replaced, never changed
+	mu       sync.Mutex
+	version  uint64
+	topology topology
+}
+
+// topology is what a ring file says but for its version. It is replaced, never changed.
+type topology struct {
+	members []string // ids of the topic servers
+	salt    string
 }
 
 // idle is how long topic servers that have left the ring may take to hand their topics over.
@@ -133,10 +139,10 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 		}
 		d.proxies[id] = proxy
 		if i < cfg.Gateways+cfg.TopicServers {
-			d.members = append(d.members, id)
+			d.topology.members = append(d.topology.members, id)
 		}
 	}
-	return d.writeRings(d.nodes(), d.version, d.members, 1)
+	return d.writeRings(d.nodes(), d.version, d.topology, 1)
 }
 
 // limit bounds the memory of a node that has not been started: as containers are, with GOMEMLIMIT at nine tenths.
@@ -153,11 +159,11 @@ func (d *deployment) limit(n *node, cfg Config) {
 // nodes are all that there may be.
 func (d *deployment) nodes() []*node { return slices.Concat(d.servers, d.gateways) }
 
-// inRing lists the topic servers of the ring.
-func (d *deployment) inRing() []string {
+// current is what the ring is now.
+func (d *deployment) current() topology {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.members
+	return d.topology
 }
 
 // nextVersion is a version that no node has seen.
@@ -170,7 +176,7 @@ func (d *deployment) nextVersion() uint64 {
 
 // running are the nodes that should run now.
 func (d *deployment) running() []*node {
-	members := d.inRing()
+	members := d.current().members
 	nodes := slices.DeleteFunc(slices.Clone(d.servers), func(n *node) bool { return !slices.Contains(members, n.id) })
 	return append(nodes, d.gateways...)
 }
@@ -186,10 +192,14 @@ func (d *deployment) node(id string) *node {
 }
 
 // writeRings writes the ring file of each node, so that nobody reads half of one. Weight is that of the first server.
-func (d *deployment) writeRings(nodes []*node, version uint64, members []string, weight int) error {
+func (d *deployment) writeRings(nodes []*node, version uint64, ring topology, weight int) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "version: %d\nforce: true\nservers:\n", version) // an edit may remove most of the servers
-	for i, id := range members {
+	fmt.Fprintf(&b, "version: %d\nforce: true\n", version) // an edit may remove most of the servers
+	if ring.salt != "" {
+		fmt.Fprintf(&b, "hash_salt: %q\n", ring.salt)
+	}
+	b.WriteString("servers:\n")
+	for i, id := range ring.members {
 		fmt.Fprintf(&b, "  - id: %s\n    addr: %s\n", id, d.proxies[id].Addr())
 		if i == 0 && weight != 1 {
 			fmt.Fprintf(&b, "    weight: %d\n", weight)
@@ -197,7 +207,7 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 	}
 	for _, n := range nodes {
 		path := n.ringFile()
-		if err := os.WriteFile(path+".new", b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(path+".new", b.Bytes(), 0o600); err != nil {
 			return fmt.Errorf("write ring: %w", err)
 		}
 		if err := os.Rename(path+".new", path); err != nil {
@@ -207,13 +217,20 @@ func (d *deployment) writeRings(nodes []*node, version uint64, members []string,
 	return nil
 }
 
-// resize edits the ring to have so many topic servers. begin is called before anything happens, with the members before and
-// after.
-func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand, begin func(old, members []string)) error {
+// What an edit may do to the salt.
+const (
+	newSalt = "a new salt"
+	noSalt  = "no salt"
+)
+
+// resize edits the ring to have so many topic servers, and newSalt or noSalt if that is salt. begin is called before anything
+// happens.
+func (d *deployment) resize(ctx context.Context, count int, salt string, rng *rand.Rand, begin func(old, next topology)) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
-	old := d.inRing()
-	members := slices.Clone(old)
+	old := d.current()
+	next := topology{salt: old.salt}
+	members := slices.Clone(old.members)
 	for _, n := range d.servers {
 		if len(members) < count && !slices.Contains(members, n.id) {
 			members = append(members, n.id)
@@ -223,47 +240,54 @@ func (d *deployment) resize(ctx context.Context, count int, rng *rand.Rand, begi
 		i := rng.IntN(len(members))
 		members = slices.Delete(members, i, i+1)
 	}
-	begin(old, members)
-	return d.edit(ctx, old, members, rng)
+	next.members = members
+	switch salt {
+	case newSalt:
+		next.salt = fmt.Sprintf("%016x%016x", rng.Uint64(), rng.Uint64())
+	case noSalt:
+		next.salt = ""
+	}
+	begin(old, next)
+	return d.edit(ctx, old, next, rng)
 }
 
 // reset edits the ring to have the members that it had once, if it has others.
 func (d *deployment) reset(ctx context.Context, members []string) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
-	old := d.inRing()
-	if slices.Equal(slices.Sorted(slices.Values(old)), slices.Sorted(slices.Values(members))) {
+	old := d.current()
+	if slices.Equal(slices.Sorted(slices.Values(old.members)), slices.Sorted(slices.Values(members))) {
 		return nil
 	}
-	return d.edit(ctx, old, members, rand.New(rand.NewPCG(1, 1)))
+	return d.edit(ctx, old, topology{members, old.salt}, rand.New(rand.NewPCG(1, 1)))
 }
 
-// edit makes the ring have other members: it starts the new ones, edits every node's file in an order by rng, and stops
+// edit makes the ring another one: it starts the new ones, edits every node's file in an order by rng, and stops
 // those that are no longer named when all topic servers use that ring and they have no topics any more, or have had time for
 // that. The caller holds editing.
-func (d *deployment) edit(ctx context.Context, old, members []string, rng *rand.Rand) error {
+func (d *deployment) edit(ctx context.Context, old, next topology, rng *rand.Rand) error {
 	version := d.nextVersion()
 	d.mu.Lock()
-	d.members = members
+	d.topology = next
 	d.mu.Unlock()
-	if err := d.startNew(ctx, old, members, version); err != nil {
+	if err := d.startNew(ctx, old, next, version); err != nil {
 		return err
 	}
 	removed := slices.DeleteFunc(slices.Clone(d.servers), func(n *node) bool {
-		return slices.Contains(members, n.id) || !slices.Contains(old, n.id)
+		return slices.Contains(next.members, n.id) || !slices.Contains(old.members, n.id)
 	})
 	for _, n := range removed {
 		n.expectEnd()
 	}
 	nodes := d.nodes()
 	rng.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-	if err := d.writeRings(nodes, version, members, 1); err != nil {
+	if err := d.writeRings(nodes, version, next, 1); err != nil {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, idle)
 	defer cancel()
 	for _, n := range d.servers {
-		if slices.Contains(removed, n) || slices.Contains(members, n.id) {
+		if slices.Contains(removed, n) || slices.Contains(next.members, n.id) {
 			n.waitMetric(bounded, "ring_version", version)
 		}
 	}
@@ -277,14 +301,14 @@ func (d *deployment) edit(ctx context.Context, old, members []string, rng *rand.
 
 // startNew starts the topic servers that are new in a ring, all at once: the first one that is up tells the others of the ring,
 // and from then on topics wait for all of them.
-func (d *deployment) startNew(ctx context.Context, old, members []string, version uint64) error {
+func (d *deployment) startNew(ctx context.Context, old, next topology, version uint64) error {
 	var added []*node
-	for _, id := range members {
-		if !slices.Contains(old, id) {
+	for _, id := range next.members {
+		if !slices.Contains(old.members, id) {
 			added = append(added, d.node(id))
 		}
 	}
-	if err := d.writeRings(added, version, members, 1); err != nil {
+	if err := d.writeRings(added, version, next, 1); err != nil {
 		return err
 	}
 	for _, n := range added {
@@ -311,14 +335,14 @@ func (d *deployment) disagree(n *node, next bool) error {
 	if next {
 		version = d.nextVersion()
 	}
-	return d.writeRings([]*node{n}, version, d.inRing(), 2)
+	return d.writeRings([]*node{n}, version, d.current(), 2)
 }
 
 // agree edits the ring files of all nodes to a version that none has seen.
 func (d *deployment) agree() error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
-	return d.writeRings(d.nodes(), d.nextVersion(), d.inRing(), 1)
+	return d.writeRings(d.nodes(), d.nextVersion(), d.current(), 1)
 }
 
 // heal ends every fault and starts all nodes that should run.

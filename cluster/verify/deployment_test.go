@@ -142,15 +142,15 @@ func TestDeployment(t *testing.T) {
 	if got := ids(d.running()); got != "gw-01 gw-02 ts-01 ts-02" {
 		t.Errorf("running: %s", got)
 	}
-	if err := d.resize(t.Context(), 5, rng, nobodyAsks); err != nil {
+	if err := d.resize(t.Context(), 5, newSalt, rng, nobodyAsks); err != nil {
 		t.Fatal(err)
 	}
 	if got := ids(d.running()); got != "gw-01 gw-02 ts-01 ts-02 ts-03 ts-04 ts-05" {
 		t.Errorf("running: %s", got)
 	}
 	for id, rg := range rings(t, d) {
-		if rg.Version() != 2 || len(rg.Servers()) != 5 {
-			t.Errorf("%s has ring v%d of %d servers", id, rg.Version(), len(rg.Servers()))
+		if rg.Version() != 2 || len(rg.Servers()) != 5 || rg.Salt() != d.current().salt || rg.Salt() == "" {
+			t.Errorf("%s has ring v%d of %d servers, salt %q", id, rg.Version(), len(rg.Servers()), rg.Salt())
 		}
 		if s, _ := rg.Server("verify-ts-01"); s.Addr != d.proxies["verify-ts-01"].Addr() {
 			t.Errorf("%s has %s for verify-ts-01, not its proxy", id, s.Addr)
@@ -205,7 +205,7 @@ func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	// Of two servers the one goes that ends well when it is told to.
 	for seed := uint64(0); ; seed++ {
 		if rand.New(rand.NewPCG(seed, 0)).IntN(2) == 0 {
-			if err := d.resize(t.Context(), 1, rand.New(rand.NewPCG(seed, 0)), func(_, _ []string) {}); err != nil {
+			if err := d.resize(t.Context(), 1, "", rand.New(rand.NewPCG(seed, 0)), nobodyAsks); err != nil {
 				t.Fatal(err)
 			}
 			break
@@ -220,7 +220,7 @@ func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	slow := d.node("verify-ts-03")
-	if err := errors.Join(d.writeRings([]*node{slow}, 9, []string{slow.id}, 1), slow.start(), slow.waitReady(t.Context())); err != nil {
+	if err := errors.Join(d.writeRings([]*node{slow}, 9, topology{members: []string{slow.id}}, 1), slow.start(), slow.waitReady(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if slow.waitMetric(ctx, "topics", 0); ctx.Err() == nil {
@@ -334,4 +334,4 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-func nobodyAsks(_, _ []string) {}
+func nobodyAsks(_, _ topology) {}

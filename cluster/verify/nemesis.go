@@ -49,8 +49,8 @@ func (n *nemesis) take(ctx context.Context, s step) {
 	case Cut, Slow:
 		n.hitLink(ctx, s)
 	case Ring:
-		err = n.r.cluster.resize(ctx, s.count, rand.New(rand.NewPCG(s.seed, 0)), func(old, members []string) {
-			n.begin(s, "", moved(n.r.topics, old, members)...)
+		err = n.r.cluster.resize(ctx, s.count, s.how, rand.New(rand.NewPCG(s.seed, 0)), func(old, next topology) {
+			n.begin(s, "", moved(n.r.topics, old, next)...)
 		})
 		n.over(s)
 	case Conflict:
@@ -72,14 +72,14 @@ func (n *nemesis) take(ctx context.Context, s step) {
 }
 
 // moved lists the topics that an edit of the ring gives to another topic server. It lists all if it cannot say.
-func moved(topics, old, members []string) []string {
+func moved(topics []string, old, next topology) []string {
 	rings := make([]*ring.Ring, 2)
-	for i, ids := range [][]string{old, members} {
+	for i, is := range []topology{old, next} {
 		var servers []ring.Server
-		for _, id := range ids {
+		for _, id := range is.members {
 			servers = append(servers, ring.Server{ID: id, Addr: fmt.Sprintf("any:%d", 1+len(servers))}) // addresses decide nothing
 		}
-		rg, err := ring.New(1, servers)
+		rg, err := ring.NewSalted(1, is.salt, servers)
 		if err != nil {
 			return topics
 		}
@@ -139,7 +139,7 @@ func (n *nemesis) hitNode(ctx context.Context, s step) error {
 
 func (n *nemesis) hitLink(ctx context.Context, s step) {
 	d := n.r.cluster
-	members := d.inRing()
+	members := d.current().members
 	server := members[s.node%len(members)]
 	// The other end is a gateway, or another topic server, which asks for what it takes over.
 	nodes := d.running()

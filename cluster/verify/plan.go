@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringcast/ringcast/cluster/verify/chaos"
@@ -18,7 +19,7 @@ type step struct {
 	link      chaos.Fault   // of a link
 	count     int           // topic servers that a ring edit makes, or clients that do not read
 	jump      time.Duration // of a clock
-	how       string        // of clients' faults, and of a conflict
+	how       string        // of clients' faults, of a conflict, and of a ring edit: what becomes of the salt
 	share     float64       // of the clients that are hit
 	seed      uint64        // of what is left to decide then
 }
@@ -29,7 +30,7 @@ func (s step) String() string {
 	case Cut, Slow:
 		return s.link.String()
 	case Ring:
-		return fmt.Sprintf("%d topic servers", s.count)
+		return strings.TrimSuffix(fmt.Sprintf("%d topic servers, %s", s.count, s.how), ", ")
 	case Churn:
 		return fmt.Sprintf("%s %.0f %% of the clients", s.how, 100*s.share)
 	case Stall:
@@ -105,6 +106,7 @@ func (s *step) decide(rng *rand.Rand, servers int) {
 		for s.count = servers; s.count == servers; {
 			s.count = 1 + rng.IntN(maxServers)
 		}
+		s.how = []string{"", "", newSalt, noSalt}[rng.IntN(4)]
 	case Conflict:
 		s.lasts = jitter(rng, time.Second, 3*time.Second)
 		s.how = []string{"next version", "same version"}[rng.IntN(2)]

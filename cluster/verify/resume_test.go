@@ -60,7 +60,8 @@ func BenchmarkResume(b *testing.B) {
 // how long that takes, and how long publishes wait meanwhile, to a topic that moves and to one that does not.
 func BenchmarkRingEdit(b *testing.B) {
 	d, _ := manyTopics(b)
-	before, after := d.inRing(), append(slices.Clone(d.inRing()), d.servers[2].id)
+	before := d.current()
+	after := topology{members: append(slices.Clone(before.members), d.servers[2].id)}
 	moves := func(topic string) bool { return len(moved([]string{topic}, before, after)) == 1 }
 	waits := map[string]*waits{
 		"moving":  newWaits(b, d.urls[0], func(topic string) string { return fmt.Sprint(moves(topic)) }, "true"),
@@ -77,7 +78,7 @@ func BenchmarkRingEdit(b *testing.B) {
 			w.reset()
 		}
 		start, begun := count(), time.Now()
-		if err := d.resize(b.Context(), 3, rand.New(rand.NewPCG(1, 1)), func(_, _ []string) {}); err != nil {
+		if err := d.resize(b.Context(), 3, "", rand.New(rand.NewPCG(1, 1)), nobodyAsks); err != nil {
 			b.Fatal(err)
 		}
 		for count()-start < want {

@@ -50,6 +50,20 @@ var scenarios = map[string]scenario{
 			}
 		},
 	},
+	// The ring gets a salt, another one, and none again, at 1000 messages a second. Each time most topics move.
+	"salt": {
+		config: Config{
+			Faults: []Class{Ring}, Rate: 1000, Duration: 12 * time.Second, TopicServers: 3, Topics: 30, Joins: 5, NoErrors: true,
+			RingPauseP99: 250 * time.Millisecond,
+		},
+		plan: func(rng *rand.Rand) (steps []step) {
+			for i, how := range []string{newSalt, newSalt, noSalt} {
+				at := time.Duration(1+3*i)*time.Second + jitter(rng, 0, time.Second)
+				steps = append(steps, step{at: at, class: Ring, count: 3, how: how, seed: rng.Uint64()})
+			}
+			return steps
+		},
+	},
 	// The link between one gateway and one topic server is cut for five seconds, in each of the ways there are.
 	"cut": {
 		config: Config{Faults: []Class{Cut}, Rate: 500, Duration: 40 * time.Second, NoErrors: true},

@@ -3,7 +3,10 @@ package verify
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/ringcast/ringcast/shared/ring"
 )
 
 func TestScenarios(t *testing.T) {
@@ -65,10 +68,13 @@ func TestJoins(t *testing.T) {
 func TestMoved(t *testing.T) {
 	cfg, _ := Config{Topics: 60}.withDefaults()
 	topics := cfg.topics()
-	if n := len(moved(topics, []string{"a", "b"}, []string{"a", "b", "c"})); n < 5 || n > 40 {
-		t.Errorf("%d of %d topics move", n, len(topics))
+	ab := topology{members: []string{"a", "b"}}
+	for _, next := range []topology{{members: []string{"a", "b", "c"}}, {members: ab.members, salt: strings.Repeat("x", ring.MinSalt)}} {
+		if n := len(moved(topics, ab, next)); n < 5 || n > 45 {
+			t.Errorf("%d of %d topics move to %v", n, len(topics), next)
+		}
 	}
-	if got := moved(topics, []string{"a", "b"}, []string{"b", "a"}); len(got) > 0 {
+	if got := moved(topics, ab, topology{members: []string{"b", "a"}}); len(got) > 0 {
 		t.Errorf("%v move", got)
 	}
 }

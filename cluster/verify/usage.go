@@ -87,7 +87,7 @@ func (r *run) warmUp(ctx context.Context) {
 	r.logf("warming up for %v", r.cfg.WarmUp)
 	r.publish(ctx, r.cfg.WarmUp, func(context.Context) {})
 	r.base = r.sample(ctx, record.Before)
-	r.members = r.cluster.inRing()
+	r.members = r.cluster.current().members
 }
 
 // watch samples until ctx ends.
