@@ -145,7 +145,7 @@ func TestRow21_SlowClientsHaveTheirPolicy(t *testing.T) {
 	s := newSite(t)
 	s.topicserver("ts-a")
 	s.topicserver("ts-b")
-	gw, other := s.gateway("GATEWAY_ID=gw-1"), s.gateway("GATEWAY_ID=gw-2")
+	gw, other := s.gateway("GATEWAY_ID=gw-1", "LONGPOLL_WINDOW=1m"), s.gateway("GATEWAY_ID=gw-2") // the poller stays away for long
 	gw.ready()
 	other.ready()
 	topic := s.topicOf("ts-a", 0)
@@ -196,7 +196,11 @@ func TestRow21_SlowClientsHaveTheirPolicy(t *testing.T) {
 		skipped += s.skipped
 	}
 	for poll.last < p.last {
-		for _, frame := range poll.ask(http.MethodGet, "").Messages {
+		got := poll.ask(http.MethodGet, "")
+		if got.Status != http.StatusOK {
+			t.Fatalf("%s: status %d at message %d of %d", poll.name, got.Status, poll.last, p.last)
+		}
+		for _, frame := range got.Messages {
 			poll.note([]byte(frame))
 		}
 	}
