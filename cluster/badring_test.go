@@ -86,6 +86,8 @@ func TestRow28_29_30_31_32_33_BadEditsLeaveTheRingInUse(t *testing.T) {
 		{"row 31, one address for two", s.ringText(3, "ts-a 127.0.0.1:1", "ts-b 127.0.0.1:1"), "is taken: server"},
 		{"row 31, 65 servers", s.ringText(3, manyServers(65)...), "65 servers"},
 		{"row 32, most of the servers", s.ringText(3, "ts-x 127.0.0.1:1", "ts-y 127.0.0.1:2"), "would move 100 % of topics; set force: true"},
+		{"row 31, a short salt", "hash_salt: sesame\n" + s.ringText(3), "hash_salt has 6 bytes: want 32 to 128 of"},
+		{"row 32, another salt", "hash_salt: " + ringSalt + "\n" + s.ringText(3), "would move 51 % of topics; set force: true"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := len(gw.stderr.String()) + len(ts.stderr.String())

@@ -99,6 +99,7 @@ func provoke(t *testing.T, g *gatewayProc, tokens []string) {
 const (
 	brokerPassword = "s3cr3t-of-the-broker"
 	pollSecret     = "s3cr3t-of-the-long-polls-0123456789"
+	ringSalt       = "s3cr3t-of-the-ring-0123456789abcdef"
 	apiHash        = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 )
 
@@ -108,6 +109,8 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	s := newSite(t)
+	unsalted := s.ringFile // the gateway's, which has to learn the salt from the topic servers
+	s.ringFile = writeFile(t, "salted.yaml", "force: true\nhash_salt: "+ringSalt+"\n"+s.ringText(2))
 	links := func(name string) []string {
 		return []string{"LINK_CERT_FILE=" + a.file(name+".pem"), "LINK_KEY_FILE=" + a.file(name+"-key.pem"), "LINK_CA_FILE=" + a.file("ca.pem"), "LOG_LEVEL=debug"}
 	}
@@ -120,10 +123,12 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 		p.prints("serving topics")
 		procs, admins = append(procs, p), append(admins, admin)
 	}
+	s.ringFile = unsalted
 	g := s.gateway(append(links("gateway"), "AUTH_HMAC_SECRET="+tokenSecret, "AUTH_AUDIENCE=ringcast", goodAuth, "AMQP_QUEUE=q",
 		"AMQP_URL=amqp://user:"+brokerPassword+"@127.0.0.1:1/", "LONGPOLL_SECRET="+pollSecret, "API_KEYS=shop:publish:"+apiHash)...)
 	g.ready()
 	g.prints("no connection to the message broker")
+	s.uses(2, g.admin)
 	check := spawn(t, "gateway", g.env, "--check-config")
 	check.exits(0)
 	procs, admins = append(procs, g.proc), append(admins, g.admin)
@@ -145,7 +150,7 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	client.say(`{"bad frame":"` + good + `"}`)
 	_ = stranger(g.addr, "\x16\x03\x01"+good)
 
-	secrets := append([]string{tokenSecret, brokerPassword, pollSecret, apiHash}, tokens...)
+	secrets := append([]string{tokenSecret, brokerPassword, pollSecret, ringSalt, apiHash}, tokens...)
 	keys, err := filepath.Glob(a.file("*-key.pem"))
 	if err != nil || len(keys) < 4 {
 		t.Fatalf("%d keys, %v", len(keys), err)

@@ -37,6 +37,7 @@ var commands = []command{
 	{"ring owner", "FILE TOPIC…", "print the owner of each topic", runRingOwner},
 	{"ring add", "FILE ID ADDR [-weight N]", "add a server to a ring file", runRingAdd},
 	{"ring remove", "FILE ID [-force]", "remove a server from a ring file", runRingRemove},
+	{"ring salt", "FILE [-force]", "put a new secret salt into a ring file: nearly all topics move", runRingSalt},
 	{"certs", "DIR [-id ID]… [-host NAME]…", "make a certificate authority for links, and certificates", runCerts},
 	{"verify", "", "run a cluster under faults and prove that nothing is lost in silence", runVerify},
 	{"bench idle", "", "measure the memory of idle joined connections", runBenchIdle},

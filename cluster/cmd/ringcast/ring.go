@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"flag"
 	"fmt"
 	"io"
@@ -22,6 +23,9 @@ func runRingCheck(_ context.Context, out io.Writer, args []string) error {
 	fmt.Fprintf(out, "ok: ring v%d, %d servers, content %016x\n", rg.Version(), len(rg.Servers()), rg.Hash())
 	if rg.Forced() {
 		fmt.Fprintln(out, "  force: may remove more than half of the servers at once")
+	}
+	if rg.Salt() != "" {
+		fmt.Fprintln(out, "  hash_salt: set")
 	}
 	for _, s := range rg.Servers() {
 		fmt.Fprintf(out, "  %-16s %-24s weight %d\n", s.ID, s.Addr, s.Weight)
@@ -70,6 +74,20 @@ func runRingRemove(_ context.Context, out io.Writer, args []string) error {
 			return nil, fmt.Errorf("ring file %s: Leave failed, this node is the only member.", path) //nolint:staticcheck // WEST's words
 		}
 		return ring.Remove(path, fs.Arg(1), *force)
+	})
+}
+
+func runRingSalt(_ context.Context, out io.Writer, args []string) error {
+	fs := flag.NewFlagSet("ring salt", flag.ContinueOnError)
+	force := fs.Bool("force", false, "with several servers: yes, nearly every topic is to move")
+	if err := parse(fs, out, optionsFirst(fs, args), 1, 1, "FILE [-force]"); err != nil {
+		return err
+	}
+	return editRing(out, fs.Arg(0), func(path string) (*ring.Ring, error) {
+		if rg, err := ring.Load(path); err == nil && len(rg.Servers()) > 1 && !*force {
+			return nil, fmt.Errorf("ring file %s: a new salt moves nearly every topic: say -force if it is to", path)
+		}
+		return ring.SetSalt(path, rand.Text()+rand.Text())
 	})
 }
 
