@@ -3,7 +3,6 @@ package link
 import (
 	"context"
 	"fmt"
-	"net"
 
 	"storj.io/drpc/drpcconn"
 
@@ -56,8 +55,7 @@ type Taking struct {
 // within HelloTimeout, or when ctx is canceled. Take waits for the connection and its TLS handshake only.
 func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*Taking, error) {
 	cfg = cfg.withDefaults()
-	dialer := net.Dialer{Timeout: cfg.HelloTimeout}
-	nc, err := dialer.DialContext(ctx, "tcp", addr)
+	nc, err := connect(ctx, addr, cfg.HelloTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("link: dial topic server: %w", err)
 	}

@@ -106,8 +106,7 @@ type Lane struct {
 // the connection and its TLS handshake only, within HelloTimeout each. The caller calls Receive, or Close if it does not want to.
 func Dial(ctx context.Context, addr string, cfg Config, hello *linkpb.Hello) (*Lane, error) {
 	cfg = cfg.withDefaults()
-	dialer := net.Dialer{Timeout: cfg.HelloTimeout}
-	nc, err := dialer.DialContext(ctx, "tcp", addr)
+	nc, err := connect(ctx, addr, cfg.HelloTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("link: dial topic server: %w", err)
 	}
