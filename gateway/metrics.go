@@ -151,7 +151,7 @@ func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(n
 	gauge("names", "Exclusive names that sessions hold now.", func() float64 { return float64(g.router.Stats().Names) })
 	counter("names_lost_total", "Exclusive names that sessions have lost without releasing them.",
 		func() float64 { return float64(g.router.Stats().NamesLost) })
-	counter("ring_conflicts_total", "Rings of topic servers that have the version of the one in use and other content.",
+	counter("ring_conflicts_total", "Rings of topic servers that have the version of the one in use and other content, or one too far above.",
 		func() float64 { return float64(g.router.Stats().Conflicts) })
 	counter("unfit_total", "Binary messages not handed to channels whose protocol version has no place for them.",
 		func() float64 { return float64(g.router.Stats().Unfit) })

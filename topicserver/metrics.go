@@ -78,7 +78,7 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(s.rings.Current().Version()) })
 	counter("refused_lanes_total", "Lanes answered with a refusal: wrong protocol, bad hello, or a ring conflict.",
 		func() float64 { return float64(s.refused.Load()) })
-	counter("ring_conflicts_total", "Rings of peers that have the version of the one in use and other content.",
+	counter("ring_conflicts_total", "Rings of peers that have the version of the one in use and other content, or one too far above.",
 		func() float64 { return float64(s.conflicts.Load()) })
 	counter("slow_lanes_total", "Lanes ended because the gateway did not read what was sent to it.",
 		func() float64 { return float64(s.slowLanes.Load()) })

@@ -137,13 +137,14 @@ func (s *Server) learn(rings []*linkpb.Ring) {
 	}
 }
 
-// compare reports a peer whose ring has the version of the one in use here and other content.
+// compare reports a peer whose ring has the version of the one in use here and other content, or one that is too far above.
 func (s *Server) compare(m *linkpb.Ring) {
-	current := s.rings.Current()
-	if current.Version() != m.GetVersion() {
-		return
-	}
-	if !link.SameRing(m, current) {
+	switch current := s.rings.Current(); {
+	case current.TooFar(m.GetVersion()):
+		s.conflicts.Add(1)
+		s.log.Error("the version of a peer's ring is too far above the one in use: it is not taken",
+			zap.Uint64("ring_version", m.Version), zap.Uint64("in_use", current.Version()))
+	case current.Version() == m.GetVersion() && !link.SameRing(m, current):
 		s.conflicts.Add(1)
 		s.log.Error("RING_CONFLICT: a peer's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}

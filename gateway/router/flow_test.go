@@ -253,6 +253,8 @@ func TestRingFromATopicServer(t *testing.T) {
 	u := a.expectPublishes(m.topic, "1")[0]
 	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 1, a))) // a conflict
 	u.send(linkpb.KindDownRing, &linkpb.Ring{Version: 9})  // no ring
+	far := ringItem(ringOf(t, 1<<64-1, b))
+	u.send(linkpb.KindDownRing, far)                       // nothing could come after it
 	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 2, b))) // without the one that says it
 	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 2, b))) // once more
 	u.send(linkpb.KindReply, &linkpb.Reply{Ref: u.ref, Code: linkpb.Code_NOT_OWNER})
@@ -269,7 +271,7 @@ func TestRingFromATopicServer(t *testing.T) {
 	if v := w.r.Rings().Current().Version(); v != 2 {
 		t.Errorf("ring version %d", v)
 	}
-	if n := w.r.Stats().Conflicts; n != 1 {
+	if n := w.r.Stats().Conflicts; n != 2 {
 		t.Errorf("%d conflicts", n)
 	}
 }

@@ -576,6 +576,10 @@ func refusal(code linkpb.Code) Outcome {
 func (l *lane) learn(m *linkpb.Ring) {
 	r := l.r
 	switch current := r.rings.Current(); {
+	case current.TooFar(m.Version):
+		r.stats.conflicts.Add(1)
+		l.log.Error("the version of the topic server's ring is too far above the one in use: it is not taken",
+			zap.Uint64("ring_version", m.Version), zap.Uint64("in_use", current.Version()))
 	case m.Version > current.Version():
 		r.learnMu.Lock()
 		defer r.learnMu.Unlock()

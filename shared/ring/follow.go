@@ -10,6 +10,7 @@ var (
 	ErrSame     = errors.New("the ring is the one in use")
 	ErrOlder    = errors.New("the ring is older than the one in use")
 	ErrConflict = errors.New("the ring has the version of the one in use and other content")
+	ErrTooFar   = errors.New("the ring's version is too far above that of the one in use")
 	ErrForce    = errors.New("the ring removes more than half of the servers, or has another salt, and is not forced")
 )
 
@@ -28,6 +29,7 @@ func (e *refused) Unwrap() error { return e.reason }
 //   - ErrOlder: next has a lower version.
 //   - ErrSame: next has the version, the servers and the salt of r. There is nothing to do.
 //   - ErrConflict: next has the version of r and other content. Somebody edited a file without raising the version.
+//   - ErrTooFar: the version of next is more than MaxStep above that of r, by mistake or malice: nothing could come after it.
 //   - ErrForce: next is without more than half of the servers of r, counted by id, or has several servers and another
 //     salt, and its file does not say "force: true". The text tells the share of topics that would move.
 //
@@ -41,6 +43,8 @@ func (r *Ring) Follow(next *Ring) error {
 		return ErrSame
 	case next.version == r.version:
 		return &refused{ErrConflict, fmt.Sprintf("RING_CONFLICT version %d: content differs from the ring in use", r.version)}
+	case r.TooFar(next.version):
+		return &refused{ErrTooFar, fmt.Sprintf("version %d is too far above %d in use: the next one is %d at most", next.version, r.version, r.version+MaxStep)}
 	case next.force:
 		return nil
 	}
@@ -56,6 +60,9 @@ func (r *Ring) Follow(next *Ring) error {
 	}
 	return nil
 }
+
+// TooFar reports whether a version is more than MaxStep above that of r.
+func (r *Ring) TooFar(version uint64) bool { return version > r.version && version-r.version > MaxStep }
 
 // Shares estimates the share of topics, from 0 to 1, that each server owns, by id. It looks up some thousand names, as
 // Moved does.

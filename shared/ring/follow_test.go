@@ -36,7 +36,11 @@ func TestFollow(t *testing.T) {
 		text       string
 	}{
 		{"higher", ringFile(8, "", "a", "b", "c", "d"), nil, ""},
-		{"much higher", ringFile(math.MaxInt, "", "a", "b", "c", "d", "e"), nil, ""},
+		{"much higher", ringFile(7+MaxStep, "", "a", "b", "c", "d", "e"), nil, ""},
+		{"too much higher", ringFile(8+MaxStep, "", "a", "b", "c", "d"), ErrTooFar,
+			"version 2199023255560 is too far above 7 in use: the next one is 2199023255559 at most"},
+		{"too much higher with force", ringFile(math.MaxInt, force, "a"), ErrTooFar,
+			"version 9223372036854775807 is too far above 7 in use: the next one is 2199023255559 at most"},
 		{"the same", ringFile(7, "", "a", "b", "c", "d"), ErrSame, "the ring is the one in use"},
 		{"the same in other order", ringFile(7, force, "d", "c", "b", "a"), ErrSame, "the ring is the one in use"},
 		{"older", ringFile(6, "", "a", "b", "c", "d"), ErrOlder, "version 6 is older than 7 in use"},

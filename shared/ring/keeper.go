@@ -58,7 +58,7 @@ func (k *Keeper) Known() []*Ring {
 func (k *Keeper) Replace(next *Ring) error { return k.replace(next, false) }
 
 // Adopt is Replace for a ring that a peer uses. The peer has judged how much it moves, so that is no error here: those left
-// are ErrSame, ErrOlder and ErrConflict. The hooks run before it returns, one call at a time.
+// are ErrSame, ErrOlder, ErrConflict and ErrTooFar. The hooks run before it returns, one call at a time.
 func (k *Keeper) Adopt(next *Ring) error { return k.replace(next, true) }
 
 func (k *Keeper) replace(next *Ring, judged bool) error {
@@ -89,13 +89,13 @@ func (k *Keeper) Learn(r *Ring) bool {
 	return true
 }
 
-// News reports whether a ring of that version is worth having: newer than the one in use, or older but among the
-// newest that are known, and not one of them.
+// News reports whether a ring of that version is worth having: newer than the one in use and not too far above it, or older
+// but among the newest that are known, and not one of them.
 func (k *Keeper) News(version uint64) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if current := k.current.Load().version; version >= current {
-		return version > current
+	if current := k.current.Load(); version >= current.version {
+		return version > current.version && !current.TooFar(version)
 	}
 	older := 0
 	for _, r := range k.past {

@@ -18,6 +18,7 @@ const (
 	MaxWeight      = 10      // weight of one server
 	MaxTotalWeight = 64      // sum of all weights; building takes time in the square of it
 	MaxFileSize    = 1 << 20 // bytes of a ring file
+	MaxStep        = 1 << 41 // from one version to the next; the time in milliseconds is less than that, so dates of all kinds do
 	MinSalt        = 32      // bytes of a salt: 128 bits in hex
 	MaxSalt        = 128     // bytes of a salt
 )
