@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -300,4 +301,72 @@ func TestAccessTokenWithoutAuth(t *testing.T) {
 		< [null,"3","phoenix","phx_reply",{"response":{},"status":"ok"}]
 		> ["1","4","room:2","access_token",{"access_token":"x"}]
 		< [null,"4","room:2","phx_reply",{"response":{"reason":"unmatched topic"},"status":"error"}]`)
+}
+
+// A token's rights are asked of clients of every protocol, for everything that they do.
+func TestGuardRightsInOtherProtocols(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t, auth.AtConnect)
+	identity := func(topics ...any) *auth.Identity {
+		id, err := g.verifier.Verify(g.token("neo", time.Minute, topics...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	only := func(right, topic string) any { return map[string]any{"topic": topic, "allow": []string{right}} }
+	plain := func(id *auth.Identity, topic string) *client {
+		return g.connectTo(t, func(c *socket.Conn) socket.Handler {
+			return g.sessions.OpenPlain(c, PlainOptions{Topics: []string{topic}, Publish: true, Event: PlainEvent}, id)
+		})
+	}
+	plain(identity("room:1"), "room:2").expect("close 4403 not allowed to join room:2")
+	plain(identity(only("publish", "room:1")), "room:1").expect("close 4403 not allowed to join room:1")
+	listener := plain(identity(only("join", "room:1")), "room:1")
+	listener.say("hello")
+	listener.expect("close 4403 not allowed to publish to room:1")
+	talker := plain(identity("room:1"), "room:1")
+	g.eventually("it has joined", func() bool { return g.owner.present("room:1") == 1 })
+	talker.say("hello")
+	talker.expect(`hello`)
+
+	west := func(id *auth.Identity) *client {
+		c := g.connectTo(t, func(c *socket.Conn) socket.Handler {
+			return g.sessions.OpenWest(c, codec.WestJSON, WestOptions{Key: "u1"}, id)
+		})
+		c.text = true
+		c.expect(`{"event":"connection_established","from":"west"}`)
+		return c
+	}
+	c := west(identity(only("join", "west:a"), only("publish", "west:b")))
+	for _, tt := range [][2]string{
+		{`{"event":"subscribe","channel":"b"}`, `{"event":"subscription_failed","channel":"b","from":"west"}`},
+		{`{"event":"publish","channel":"a","data":"x"}`, `{"event":"publication_failed","channel":"a","from":"west"}`},
+		{`{"event":"register","channel":"c"}`, `{"event":"registration_failed","channel":"c","from":"west"}`},
+		{`{"event":"subscribe","channel":"a"}`, `{"event":"subscription_succeeded","channel":"a","from":"west"}`},
+		{`{"event":"publish","channel":"b","data":"x"}`, `{"event":"publication_succeeded","channel":"b","from":"west"}`},
+	} {
+		c.say(tt[0])
+		c.expect(tt[1])
+	}
+
+	v1 := g.connectAs(t, codec.PhoenixV1, identity(only("join", "room:1")))
+	v1.say(`{"topic":"room:2","event":"phx_join","payload":{},"ref":"1"}`)
+	v1.expect(`{"event":"phx_reply","payload":{"response":{"reason":"forbidden","detail":"` + noJoin + `"},"status":"error"},"ref":"1","topic":"room:2"}`)
+	realtime := g.connectTo(t, func(c *socket.Conn) socket.Handler {
+		return g.sessions.OpenRealtime(c, codec.Realtime, identity(only("join", "realtime:a")))
+	})
+	realtime.say(joinFrame("1", "realtime:a", `{"config":{"broadcast":{"ack":true}}}`))
+	realtime.hear()
+	realtime.say(`["1","2","realtime:a","broadcast",{"type":"broadcast","event":"e","payload":{}}]`)
+	realtime.expect(fmt.Sprintf(refusalReply, `"1"`, "2", "realtime:a", "forbidden", noPublish))
+	names := g.connectAs(t, codec.PhoenixV2, identity("room:1"))
+	names.say(`["1","1","names","phx_join",{}]`)
+	names.hear()
+	names.say(`["1","2","names","register",{"name":"r1"}]`, `["1","3","names","send",{"name":"r1","data":"x"}]`)
+	for range 2 {
+		if heard := names.hear(); !strings.Contains(heard, `"reason":"forbidden"`) {
+			t.Errorf("heard %s", heard)
+		}
+	}
 }
