@@ -311,14 +311,18 @@ func TestOwnerDoesNotAllocate(t *testing.T) {
 
 func BenchmarkOwner(b *testing.B) {
 	for _, n := range []int{2, 10} {
-		r := mustNew(b, 1, servers("ts-", n))
-		b.Run(fmt.Sprintf("servers=%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				r.Owner("topics:matrix")
-			}
-		})
+		benchmarkOwner(b, fmt.Sprintf("servers=%d", n), mustNew(b, 1, servers("ts-", n)))
 	}
+	benchmarkOwner(b, "salted", salted(b, 1, salt, servers("ts-", 2)))
+}
+
+func benchmarkOwner(b *testing.B, name string, r *Ring) {
+	b.Run(name, func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			r.Owner("topics:matrix")
+		}
+	})
 }
 
 func BenchmarkNew(b *testing.B) {
