@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"io"
 	"net"
@@ -208,4 +209,29 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("answered with status %d: %.300q", status, answer)
 		}
 	})
+}
+
+// Nothing inflates what comes compressed, whatever route it is for: a few bytes would become gigabytes.
+func TestRow24_NoBodyIsInflated(t *testing.T) {
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	_, _ = z.Write(bytes.Repeat([]byte{' '}, 1<<20))
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g := idle(t)
+	opened := g.exchange("GET /socket/longpoll?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	_, token, _ := strings.Cut(opened, `"token":"`)
+	token, _, _ = strings.Cut(token, `"`)
+	for _, route := range []struct{ path, want string }{
+		{"/socket/longpoll?vsn=2.0.0&token=" + token, `{"status":400,"reason":"bad body: want no Content-Encoding"}`},
+		{"/realtime/v1/api/broadcast/room/events/e", `{"error":"unsupported_media_type","detail":"want no Content-Encoding","definite":true}`},
+	} {
+		for _, encoding := range []string{"gzip", "gzip, gzip", "deflate", "br", "identity"} {
+			answer := g.exchange(post(route.path, bomb.String(), "Content-Type: application/octet-stream", "Content-Encoding: "+encoding))
+			if !strings.Contains(answer, route.want) {
+				t.Errorf("%s, %s: %.500s", route.path, encoding, answer)
+			}
+		}
+	}
 }

@@ -150,14 +150,24 @@ func body(c *fiber.Ctx) (codec.Value, error) {
 			Status: fiber.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "want Content-Type: application/json", Definite: true,
 		}
 	}
-	if encoding := c.Get(fiber.HeaderContentEncoding); encoding != "" {
-		return codec.Value{}, &Error{
+	text, err := uncompressed(c)
+	if err != nil {
+		return codec.Value{}, err
+	}
+	return codec.ParseValue(text)
+}
+
+// uncompressed returns the bytes of the request's body. Ctx.Body would inflate a compressed one, to whatever that gives.
+//
+// A client that goes away while it waits changes nothing, and the server keeps the body until the handler returns; but
+// a publish may outlive that by the wait for its outcome, so it gets memory of its own.
+func uncompressed(c *fiber.Ctx) ([]byte, error) {
+	if len(c.Request().Header.ContentEncoding()) > 0 {
+		return nil, &Error{
 			Status: fiber.StatusUnsupportedMediaType, Code: "unsupported_media_type", Detail: "want no Content-Encoding", Definite: true,
 		}
 	}
-	// A client that goes away while it waits changes nothing, and the server keeps the body until the handler returns; but
-	// a publish may outlive that by the wait for its outcome, so it gets memory of its own.
-	return codec.ParseValue(append([]byte(nil), c.Request().Body()...))
+	return append([]byte(nil), c.Request().Body()...), nil
 }
 
 // publishID returns the id that the client gave the request, or a new one, so that every publish can be tried again.

@@ -112,7 +112,9 @@ func (a *API) readBroadcast(c *fiber.Ctx) ([]message, error) {
 	kind, _, _ := mime.ParseMediaType(c.Get(fiber.HeaderContentType))
 	if kind == fiber.MIMEOctetStream {
 		m.topic, m.event, m.binary = realtimeTopic+m.topic, event, true
-		m.payload = append([]byte(nil), c.Body()...)
+		if m.payload, err = uncompressed(c); err != nil {
+			return nil, err
+		}
 		m.at = codec.Value{}
 	} else {
 		v, err := body(c)

@@ -81,7 +81,7 @@ func (s *Server) relay(c *fiber.Ctx, home string) ([]byte, error) {
 		scheme = "https"
 	}
 	target := url.URL{Scheme: scheme, Host: home, Path: c.Path(), RawQuery: string(c.Request().URI().QueryString())}
-	req, err := http.NewRequestWithContext(s.serving, c.Method(), target.String(), bytes.NewReader(c.Body()))
+	req, err := http.NewRequestWithContext(s.serving, c.Method(), target.String(), bytes.NewReader(c.Request().Body()))
 	if err != nil {
 		return nil, err
 	}

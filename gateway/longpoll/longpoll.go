@@ -139,6 +139,9 @@ func (s *Server) Serve(c *fiber.Ctx) error {
 		c.Set(fiber.HeaderAllow, "GET, POST, OPTIONS")
 		return fiber.NewError(fiber.StatusMethodNotAllowed, "want GET or POST")
 	}
+	if len(c.Request().Header.ContentEncoding()) > 0 { // a few bytes that inflate to many
+		return answer(c, reasoned(400, "bad body: want no Content-Encoding"))
+	}
 	token := tokenOf(&c.Request().Header, c.Context().QueryArgs())
 	if token == "undefined" {
 		// A phoenix.js before 1.8 that was told 410 takes that for a new session, whose token this is, and does not join
@@ -233,7 +236,7 @@ func (s *Server) poll(c *fiber.Ctx, box *socket.Mailbox, token string) error {
 
 // receive hands the frames of a POST to the session.
 func receive(c *fiber.Ctx, box *socket.Mailbox) error {
-	messages, err := splitBody(c.Body(), c.Get(fiber.HeaderContentType) == "application/x-ndjson")
+	messages, err := splitBody(c.Request().Body(), c.Get(fiber.HeaderContentType) == "application/x-ndjson")
 	if err != nil {
 		return answer(c, reasoned(400, "bad body: "+err.Error()))
 	}
