@@ -2,11 +2,9 @@ package gateway
 
 import (
 	"bytes"
-	"errors"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
-	"go.uber.org/zap"
 )
 
 const noChunks = "want Content-Length, no Transfer-Encoding"
@@ -46,35 +44,4 @@ func checkFraming(c *fiber.Ctx) error {
 		return fiber.NewError(fiber.StatusBadRequest, problem)
 	}
 	return c.Next()
-}
-
-// unframed turns the error that a request with a framing problem ended with, as a body that is too large, into what it is.
-func unframed(c *fiber.Ctx, err error) error {
-	if !errors.Is(err, fiber.ErrRequestEntityTooLarge) {
-		return err
-	}
-	problem := framingProblem(&c.Request().Header)
-	if len(c.Request().Header.RawHeaders()) == 0 {
-		problem = noChunks // the server forgets the header of a chunked request that it refuses, and of no other
-	}
-	if problem == "" {
-		return err
-	}
-	return fiber.NewError(fiber.StatusBadRequest, problem)
-}
-
-// headerReceived says how large a request's body may be, before it is read. One with a framing problem is as good as not
-// read at all. A panic would end the process: it is called before anything that recovers.
-func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) (cfg fasthttp.RequestConfig) {
-	defer func() {
-		if p := recover(); p != nil {
-			g.panics.Add(1)
-			g.log.Error("HTTP header panicked", zap.Any("panic", p), zap.Stack("stack"))
-			cfg.MaxRequestBodySize = 1
-		}
-	}()
-	if framingProblem(h) != "" {
-		return fasthttp.RequestConfig{MaxRequestBodySize: 1}
-	}
-	return fasthttp.RequestConfig{MaxRequestBodySize: max(g.api.BodyLimit(h), g.polls.BodyLimit(h), g.broadcastLimit(h))}
 }

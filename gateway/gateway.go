@@ -63,6 +63,7 @@ type Gateway struct {
 	revoked  revocations
 	times    times
 	answers  answers
+	bodies   bodies
 	overview overview
 	tracer   *trace.Tracer
 	log      *zap.Logger
@@ -90,6 +91,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, log: d.Log.With(zap.String("gateway", cfg.ID)), times: newTimes(), instance: rand.Uint64()}
 	g.answers.most = int64(cfg.queueBudget() / 2)
+	g.bodies.most = int64(cfg.inputBudget())
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
 	if err := g.readConfig(); err != nil {
 		return nil, err

@@ -47,7 +47,7 @@ func TestRow22_APanicBesideTheHandlersIs500(t *testing.T) {
 	g := idle(t)
 	keys := g.api
 	g.api = nil
-	answer := g.exchange(post(publishPath, goodPublish))
+	answer := g.exchange(post(publishPath, goodPublish+strings.Repeat(" ", maxHeaderBytes)))
 	if !strings.HasPrefix(answer, "HTTP/1.1 500 ") || !strings.HasSuffix(answer, "internal error\n") {
 		t.Errorf("answered with %s", answer)
 	}

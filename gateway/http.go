@@ -32,11 +32,13 @@ func (g *Gateway) newApp() *fiber.App {
 		ReadTimeout:           handshakeTimeout,
 		WriteTimeout:          answerTimeout,
 		ReadBufferSize:        maxHeaderBytes,
-		BodyLimit:             maxHeaderBytes, // see headerReceived
-		ErrorHandler:          g.httpError,
+		StreamRequestBody:     true, // see receiveBody
+		// A form is a body like any other, and no temporary file.
+		DisablePreParseMultipartForm: true,
+		ErrorHandler:                 g.httpError,
 	})
 	app.Server().HeaderReceived = g.headerReceived
-	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming, g.answers.bound)
+	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming, g.receiveBody, g.answers.bound)
 	app.Server().Logger = strangerLog{g.log}
 	app.Server().SecureErrorLogMessage = true // else it logs the headers that it does not understand, with their tokens
 	upgrade := g.opens(websocket.New(g.adopt, websocket.Config{
@@ -97,7 +99,6 @@ func (g *Gateway) httpError(c *fiber.Ctx, err error) (answered error) {
 		}
 		g.httpErrors.add(c.Response().StatusCode())
 	}()
-	err = unframed(c, err)
 	status := fiber.StatusInternalServerError
 	var fe *fiber.Error
 	if errors.As(err, &fe) {

@@ -71,6 +71,8 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	gauge("queue_budget_bytes", "Bytes that may wait for all clients together.", func() float64 { return float64(g.cfg.queueBudget()) })
 	gauge("input_bytes", "Bytes of client messages that have begun and are not whole, now.",
 		func() float64 { return float64(g.loops.Stats().InputBytes) })
+	gauge("body_bytes", "Bytes kept of bodies of HTTP requests, whole or not, now.",
+		func() float64 { return float64(g.bodies.held.Load()) })
 	gauge("input_budget_bytes", "Bytes of client messages that are not whole that may be kept for all clients together.",
 		func() float64 { return float64(g.cfg.inputBudget()) })
 	gauge("ring_version", "Version of the ring in use.", func() float64 { return float64(g.RingVersion()) })
