@@ -87,7 +87,15 @@ func TestRow4_UnknownVersions(t *testing.T) {
 }
 
 func TestRow6_Headers(t *testing.T) {
+	of := func(n int) string { // a handshake of so many bytes
+		return handshake(target, "Cookie: "+strings.Repeat("x", n-len(handshake(target, "Cookie: "))))
+	}
 	handshakes{
+		{"4096 bytes", of(4096), 101, "", ""},
+		{"4097 bytes", of(4097), 431, "", "Request Header Fields Too Large\n"},
+		{"4096 bytes, not for an event loop", strings.Replace(of(4096), "GET /socket/websocket", "GET /nowhere/nowhere1", 1), 404, "", ""},
+		{"4097 bytes, not for an event loop", strings.Replace(of(4097), "GET /socket/websocket", "GET /nowhere/nowhere1", 1), 431, "", ""},
+		{"500 lines", handshake(target, strings.Repeat("a: b\r\n", 499)+"a: b"), 101, "", ""},
 		{"header of 5000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 5000)), 431, "", "Request Header Fields Too Large\n"},
 		{"header of 3000 bytes", handshake(target, "Cookie: "+strings.Repeat("x", 3000)), 101, "", ""},
 	}.check(t)

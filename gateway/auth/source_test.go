@@ -110,6 +110,32 @@ func TestJWKSRotation(t *testing.T) {
 	})
 }
 
+// An issuer that never ends its answer costs no memory.
+func TestAnEndlessJWKS(t *testing.T) {
+	t.Parallel()
+	sent := make(chan int, 1)
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n, spaces := 0, []byte(strings.Repeat(" ", 64<<10))
+		for {
+			k, err := w.Write(spaces)
+			if n += k; err != nil {
+				select {
+				case sent <- n:
+				default:
+				}
+				return
+			}
+		}
+	}))
+	t.Cleanup(endless.Close)
+	v := newURLTest(t, endless.URL, pace{every: time.Hour, retry: time.Hour, again: time.Hour})
+	run(t, v)
+	eventually(t, "it is given up", func() bool { return v.Stats().Failed })
+	if n := <-sent; n > 32<<20 { // what is read, and what the system holds on its way
+		t.Errorf("%d bytes were sent", n)
+	}
+}
+
 // Tokens with unknown keys do not make the gateway a hammer for its issuer.
 func TestUnknownKeysDoNotFloodTheIssuer(t *testing.T) {
 	t.Parallel()

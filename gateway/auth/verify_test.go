@@ -157,6 +157,35 @@ func TestVerifyWithinTheLeeway(t *testing.T) {
 	}
 }
 
+func TestLimitsOfAToken(t *testing.T) {
+	t.Parallel()
+	v := newTest(t, nil)
+	of := func(n int) string { return strings.Repeat("x", n) }
+	claims := map[string]any{"x": ""}
+	for what, tt := range map[string]struct {
+		most  int
+		token func(n int) string
+	}{
+		"sub":      {255, func(n int) string { return hs(with("sub", of(n))) }},
+		"jti":      {255, func(n int) string { return hs(with("jti", of(n))) }},
+		"presence": {1024, func(n int) string { claims["x"] = of(n - len(`{"x":""}`)); return hs(with("presence", claims)) }},
+		"token": {4096, func(n int) string { // three bytes of claims are four of the token
+			token := hs(with("pad", ""))
+			for pad := 0; len(token) < n; pad++ {
+				token = hs(with("pad", of(pad)))
+			}
+			return token
+		}},
+	} {
+		for _, n := range []int{tt.most, tt.most + 1} {
+			token := tt.token(n)
+			if _, err := v.Verify(token); (err != nil) != (n > tt.most) {
+				t.Errorf("%s of %d bytes, a token of %d: %v", what, n, len(token), err)
+			}
+		}
+	}
+}
+
 func TestGrants(t *testing.T) {
 	t.Parallel()
 	v := newTest(t, func(c *Config) { c.OpenTopics = "lobby:*, news" })

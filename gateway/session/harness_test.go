@@ -299,6 +299,12 @@ func newHouseWith(t testing.TB, topics string, cfg Config) *house {
 
 func (h *house) eventually(what string, cond func() bool) {
 	h.t.Helper()
+	h.within(patience, what, cond)
+}
+
+// within is eventually for what takes its time.
+func (h *house) within(patience time.Duration, what string, cond func() bool) {
+	h.t.Helper()
 	for end := time.Now().Add(patience); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			h.t.Fatalf("never: %s", what)

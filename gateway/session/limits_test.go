@@ -168,6 +168,9 @@ func TestPublishesInFlightOfASession(t *testing.T) {
 			t.Errorf("%v: heard %s", k, heard)
 		}
 		released(3)
+		for range 6 { // replies and copies, of which the next one that joins must not get any
+			c.hear()
+		}
 	}
 
 	w := h.connectWest(t, codec.WestJSON, WestOptions{Key: "u1"})
@@ -248,7 +251,7 @@ func TestAnOverloadedGateway(t *testing.T) {
 	at := func(u float64, level admission.Level) {
 		<-used
 		used <- u
-		h.eventually(level.String(), func() bool { return gate.Level() == level })
+		h.within(time.Minute, level.String(), func() bool { return gate.Level() == level }) // it falls by thirty looks at least
 	}
 
 	at(0.9, admission.NoJoins)
@@ -268,4 +271,29 @@ func TestAnOverloadedGateway(t *testing.T) {
 	c.say(`["1","6","t:a","e",{}]`)
 	c.expect(`["1","6","t:a","phx_reply",{"response":{},"status":"ok"}]`, `["1",null,"t:a","e",{}]`)
 	other.expect(`["1",null,"t:a","e",{}]`) // the refused one never came
+}
+
+// What is named in bytes is so to the byte.
+func TestLimitsToTheByte(t *testing.T) {
+	topics, err := ParseTopics("*:*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(n int) string { return strings.Repeat("x", n) }
+	meta := func(n int) []byte { return []byte(`{ "a" : "` + of(n-len(`{"a":""}`)) + `" }`) } // white space does not count
+	for _, tt := range []struct {
+		what   string
+		most   int
+		refuse func(n int) bool
+	}{
+		{"a presence's key", 255, func(n int) bool { return judgePresenceKey(of(n)) != nil }},
+		{"a presence's meta", 4096, func(n int) bool { _, err := compactMeta(meta(n)); return err != nil }},
+		{"a name", 200, func(n int) bool { return checkName(of(n)) != "" }},
+		{"an event", 64, func(n int) bool { return CheckPublish(of(n), []byte("{}"), false) != nil }},
+		{"a topic", 255, func(n int) bool { return topics.Check("t:"+of(n-2)) != nil }},
+	} {
+		if tt.refuse(tt.most) || !tt.refuse(tt.most+1) {
+			t.Errorf("%s: %d bytes refused %v, %d bytes %v", tt.what, tt.most, tt.refuse(tt.most), tt.most+1, tt.refuse(tt.most+1))
+		}
+	}
 }

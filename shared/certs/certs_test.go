@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,3 +186,60 @@ func TestLinksConfig(t *testing.T) {
 }
 
 func leafOf(id *Identity) []*x509.Certificate { return []*x509.Certificate{id.pair.Certificate().Leaf} }
+
+// Clients speak TLS 1.2 or later, links 1.3 on both ends.
+func TestOldVersionsOfTLS(t *testing.T) {
+	t.Parallel()
+	dir, a := issue(t, "web", Request{Hosts: []string{"localhost"}})
+	if err := a.Issue("ts-a", Request{Server: "ts-a"}); err != nil {
+		t.Fatal(err)
+	}
+	file := func(name string) string { return filepath.Join(dir, name) }
+	web, err := LoadPair("CERT", file("web.pem"), "KEY", file("web-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := (&Links{LinkCert: file("ts-a.pem"), LinkKey: file("ts-a-key.pem"), LinkCA: file("ca.pem")}).Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []tls.Certificate{*id.pair.Certificate()}
+	for _, test := range []struct {
+		name           string
+		server, client *tls.Config
+		least          uint16
+	}{
+		{"clients", web.ServerConfig(), &tls.Config{InsecureSkipVerify: true}, tls.VersionTLS12},
+		{"links, accepting", id.ServerConfig(), &tls.Config{InsecureSkipVerify: true, Certificates: own}, tls.VersionTLS13},
+		{"links, dialing", &tls.Config{Certificates: own}, id.ClientConfig("ts-a"), tls.VersionTLS13},
+	} {
+		for _, version := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13} {
+			server, client := test.server.Clone(), test.client.Clone()
+			old := client // the end that may be any other's
+			if test.name == "links, dialing" {
+				old = server
+			}
+			old.MinVersion, old.MaxVersion = version, version
+			near, far := net.Pipe()
+			accepted := make(chan error, 1)
+			go func() {
+				conn := tls.Server(far, server)
+				err := conn.Handshake()
+				if err == nil {
+					_, err = conn.Write([]byte("x"))
+				}
+				far.Close()
+				accepted <- err
+			}()
+			conn := tls.Client(near, client)
+			err := conn.Handshake()
+			if err == nil {
+				_, err = conn.Read(make([]byte, 1))
+			}
+			near.Close()
+			if <-accepted; (err == nil) != (version >= test.least) {
+				t.Errorf("%s, %s: %v", test.name, tls.VersionName(version), err)
+			}
+		}
+	}
+}
