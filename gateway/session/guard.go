@@ -301,7 +301,11 @@ func (s *Session) CheckRevoked() {
 // a second.
 func (ss *Sessions) Tick() {
 	now := ss.now().Unix()
-	for len(ss.watched) > 0 && ss.watched[0].guard.when <= now {
+	// Each is due once: whatever is wrong with one of them, the loop goes on.
+	for range len(ss.watched) {
+		if len(ss.watched) == 0 || ss.watched[0].guard.when > now {
+			return
+		}
 		ss.watched[0].due(now)
 	}
 }
@@ -366,7 +370,8 @@ func (s *Session) warn(c *channel, ends int64) {
 	s.conn.Send(socket.OpText, s.ss.buf, nil)
 }
 
-// schedule finds out when the session is due next.
+// schedule finds out when the session is due next: never, once it is closing, whatever its channels' tokens say. due does nothing
+// for it then.
 func (s *Session) schedule() {
 	g := s.guard
 	if g == nil {
@@ -380,15 +385,16 @@ func (s *Session) schedule() {
 		}
 		next = min(next, id.Ends)
 	}
-	switch {
-	case s.conn.Closing():
-	case g.id != nil:
-		consider(g.id, g.warned)
-	case !g.proven:
-		next = g.opened + int64(s.ss.cfg.Auth.Config().AuthTimeout/time.Second)
-	}
-	for i := range g.own {
-		consider(g.own[i].id, g.own[i].warned)
+	if !s.conn.Closing() {
+		switch {
+		case g.id != nil:
+			consider(g.id, g.warned)
+		case !g.proven:
+			next = g.opened + int64(s.ss.cfg.Auth.Config().AuthTimeout/time.Second)
+		}
+		for i := range g.own {
+			consider(g.own[i].id, g.own[i].warned)
+		}
 	}
 	if g.when != next {
 		g.when = next

@@ -370,3 +370,37 @@ func TestGuardRightsInOtherProtocols(t *testing.T) {
 		}
 	}
 }
+
+// A session that is closed when its own token ends, or is revoked, has no business any more, though the token of a channel ends soon
+// too. It used to be due for ever, and its loop did nothing else.
+func TestGuardOfAClosingSessionIsNotDue(t *testing.T) {
+	t.Parallel()
+	for name, closeIt := range map[string]func(g *guarded){
+		"expired": func(g *guarded) { g.wait(3 * time.Second) },
+		"revoked": func(g *guarded) {
+			g.revoked.Store("neo")
+			g.onLoop(func() { g.loops.Each(func(c *socket.Conn) { c.Handler().(*Session).CheckRevoked() }) })
+		},
+	} {
+		g := newGuarded(t, auth.AtConnect)
+		c := g.connectWith(t, codec.PhoenixV2, g.token("neo", 2*time.Second))
+		c.say(joinFrame("1", "room:1", fmt.Sprintf(`{"token":%q}`, g.token("neo", 40*time.Second, "room:1"))))
+		c.expect(fmt.Sprintf(okReply, "1", "1", "room:1"))
+		closeIt(g)
+		g.later.Add(int64(12 * time.Second)) // now the channel's token is near its end
+		due, ticks := false, make(chan struct{})
+		g.loops.Loop(0).Post(func() {
+			g.sessions.Tick()
+			due = len(g.sessions.watched) > 0 && g.sessions.watched[0].guard.when <= g.sessions.now().Unix()
+			close(ticks)
+		})
+		select {
+		case <-ticks:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the loop does nothing else any more", name)
+		}
+		if due {
+			t.Errorf("%s: the session is due still", name)
+		}
+	}
+}
