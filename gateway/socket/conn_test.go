@@ -407,6 +407,27 @@ func TestCloseSome(t *testing.T) {
 	}
 }
 
+func TestCloseSomeBeginsAnywhere(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	for range 50 {
+		connect(t, ls, transports[0].server, newProbe(echo))
+	}
+	for range 12 {
+		ls.CloseSome(1, CloseRestart, "restart")
+	}
+	l, closing, last := ls.Loop(0), 0, 0
+	onLoop(t, l, func() {
+		for i, c := range l.slots {
+			if c != nil && c.Closing() {
+				closing, last = closing+1, i
+			}
+		}
+	})
+	if closing != 12 || last == 11 {
+		t.Errorf("%d are closing, the last one in slot %d", closing, last)
+	}
+}
+
 func TestRemoteAddr(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
 		ls := start(t, Config{Loops: 1})

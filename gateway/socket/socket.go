@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -221,16 +222,13 @@ func (ls *Loops) Arriving() int {
 func (ls *Loops) CloseAll(code int, reason string) { ls.CloseSome(math.MaxInt, code, reason) }
 
 // CloseSome is CloseAll for up to n connections of each loop that are open
-// still.
+// still, from anywhere on: those that came together need not go together.
 func (ls *Loops) CloseSome(n int, code int, reason string) {
 	for _, l := range ls.loops {
 		l.Post(func() {
-			left := n
-			for _, c := range l.slots {
-				if left == 0 {
-					return
-				}
-				if c != nil && c.state == stateOpen {
+			left, slots := n, len(l.slots)
+			for first, i := rand.IntN(slots+1), 0; i < slots && left > 0; i++ {
+				if c := l.slots[(first+i)%slots]; c != nil && c.state == stateOpen {
 					c.closeWith(&CloseError{Code: code, Reason: reason}, EndDrain)
 					left--
 				}
