@@ -222,6 +222,9 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	if err := cfg.Links.CheckRing(rg); err != nil {
 		return daemon.ConfigError(err)
 	}
+	if problem := ring.Exposed(cfg.RingFile); problem != "" {
+		d.Log.Warn("ring file is not safe", zap.String("detail", problem))
+	}
 	lis, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return daemon.ConfigError(fmt.Errorf("GATEWAY_ADDR: %w", err))

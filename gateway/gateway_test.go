@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ringcast/ringcast/shared/daemon"
+	"github.com/ringcast/ringcast/shared/ring"
 )
 
 // Stopping closes clients with 1012, turns new ones away, and ends Serve.
@@ -226,5 +228,23 @@ func TestMetrics(t *testing.T) {
 	}
 	if value("bytes_in_total") == 0 || value("bytes_out_total") == 0 || value("writes_total") == 0 {
 		t.Error("bytes are not counted")
+	}
+}
+
+// A ring file that is older than the ring in use is stale, not wrong, and one that the system does not watch is neither.
+func TestWhatIsWrongWithTheRingFile(t *testing.T) {
+	g := idle(t)
+	for _, tt := range []struct {
+		err           error
+		failed, stale bool
+	}{
+		{fmt.Errorf("ring file x: %w", ring.ErrUnwatched), false, false},
+		{errors.New("not YAML"), true, false},
+		{fmt.Errorf("ring file x: %w", ring.ErrOlder), false, true},
+		{fmt.Errorf("ring file x: %w", ring.ErrUnwatched), false, true},
+	} {
+		if g.ringFileFailed(tt.err); g.ringFailed.Load() != tt.failed || g.staleFile.Load() != tt.stale {
+			t.Errorf("%v: failed %v, stale %v", tt.err, g.ringFailed.Load(), g.staleFile.Load())
+		}
 	}
 }

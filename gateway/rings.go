@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"go.uber.org/zap"
@@ -34,10 +35,7 @@ func (g *Gateway) watchRing(ctx context.Context) {
 			g.staleFile.Store(err != nil)
 			return err
 		},
-		Fail: func(err error) {
-			g.ringFailed.Store(true)
-			g.log.Error("ring file not applied; the ring in use stays", zap.Error(err))
-		},
+		Fail: g.ringFileFailed,
 		Recovered: func() {
 			g.ringFailed.Store(false)
 			g.staleFile.Store(false)
@@ -46,6 +44,21 @@ func (g *Gateway) watchRing(ctx context.Context) {
 	})
 	if err != nil {
 		g.log.Error("ring file is not watched", zap.Error(err))
+	}
+}
+
+func (g *Gateway) ringFileFailed(err error) {
+	switch {
+	case errors.Is(err, ring.ErrUnwatched): // says nothing about the file
+		g.log.Warn("ring file is looked at now and then only", zap.Error(err))
+	case errors.Is(err, ring.ErrOlder):
+		g.ringFailed.Store(false)
+		g.staleFile.Store(true)
+		g.log.Warn("this gateway's ring file is stale", zap.Error(err))
+	default:
+		g.ringFailed.Store(true)
+		g.staleFile.Store(false)
+		g.log.Error("ring file not applied; the ring in use stays", zap.Error(err))
 	}
 }
 

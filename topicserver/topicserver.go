@@ -136,6 +136,9 @@ func Run(ctx context.Context, d *daemon.Daemon, cfg *Config) error {
 	if err := cfg.Links.CheckRing(rg); err != nil {
 		return daemon.ConfigError(err)
 	}
+	if problem := ring.Exposed(cfg.RingFile); problem != "" {
+		d.Log.Warn("ring file is not safe", zap.String("detail", problem))
+	}
 	s, err := New(*cfg, rg, d)
 	if err != nil {
 		return err
