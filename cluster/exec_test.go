@@ -229,11 +229,12 @@ func (p *proc) prints(text string) {
 var taken sync.Map
 
 // freeAddr returns an address that nobody listens on. Its port is below those that systems give to outgoing
-// connections, which could take it before the process it is for does.
+// connections, which could take it before the process it is for does, and below those of ringcast verify, whose tests may
+// run at the same time.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(18000))
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000))
 		if _, dup := taken.LoadOrStore(addr, true); dup {
 			continue
 		}
