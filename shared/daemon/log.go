@@ -27,6 +27,6 @@ func newLog(w io.Writer, c *Config) (*zap.Logger, error) {
 		layout.EncodeDuration = zapcore.StringDurationEncoder
 		encoder = zapcore.NewJSONEncoder(layout)
 	}
-	sink := zapcore.Lock(zapcore.AddSync(printableWriter{w}))
+	sink := zapcore.Lock(printableWriter{zapcore.AddSync(w)})
 	return zap.New(boundedCore{zapcore.NewCore(encoder, sink, level)}, zap.ErrorOutput(sink), zap.AddStacktrace(zapcore.DPanicLevel)), nil
 }

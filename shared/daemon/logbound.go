@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"fmt"
-	"io"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -69,11 +68,11 @@ func bounded(fields []zapcore.Field) []zapcore.Field {
 
 // printableWriter writes lines of a log with what a terminal may take for a command, or show elsewhere than it stands, escaped
 // as in JSON: zap does that for the first 32 characters alone.
-type printableWriter struct{ io.Writer }
+type printableWriter struct{ zapcore.WriteSyncer }
 
 // Write implements io.Writer.
 func (w printableWriter) Write(line []byte) (int, error) {
-	if _, err := w.Writer.Write(printable(line)); err != nil {
+	if _, err := w.WriteSyncer.Write(printable(line)); err != nil {
 		return 0, err
 	}
 	return len(line), nil

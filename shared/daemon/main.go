@@ -37,8 +37,8 @@ const (
 //   - an error that is ErrConfig, its text goes to stderr and the exit code is 2;
 //   - any other error, it is logged and the exit code is 1.
 //
-// Nobody recovers from a panic in run. Whoever reads the log may go away: what is logged then is lost, and the process
-// lives on.
+// Nobody recovers from a panic in run. Whoever reads the log may go away, or stop reading: what is logged then is lost, and the
+// process lives on.
 func Main[C any](name string, run func(ctx context.Context, d *Daemon, cfg *C) error) {
 	// Two, so that a second signal is not lost while the first is being seen to.
 	signals := make(chan os.Signal, 2)
@@ -123,11 +123,15 @@ func (p *process) probe(addr string) int {
 
 // serve sets up a Daemon, calls run, and sees to signals until it returns.
 func (p *process) serve(cfg *Config, s secrets, run func(context.Context, *Daemon) error) int {
-	log, err := newLog(p.stderr, cfg)
+	lines := newLogQueue(p.stderr)
+	log, err := newLog(lines, cfg)
 	if err != nil {
 		fmt.Fprintln(p.stderr, err)
 		return exitConfig
 	}
+	p.stderr = lines // what else there is to say comes behind what was logged before
+	go lines.run(log.Named(p.name))
+	defer lines.close()
 	d := New(log.Named(p.name))
 	d.Metrics.MustRegister(
 		collectors.NewGoCollector(),

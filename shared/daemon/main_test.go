@@ -47,6 +47,16 @@ func TestMain(m *testing.M) {
 			}
 			return nil
 		})
+	case "chatty":
+		os.Args = os.Args[:1]
+		Main("child", func(_ context.Context, d *Daemon, _ *Config) error {
+			for i := range chattyLines {
+				d.Log.Info("chat", zap.Int("i", i), zap.String("text", strings.Repeat("x", 200)))
+			}
+			fmt.Println("all said")
+			_, _ = io.ReadAll(os.Stdin)
+			return nil
+		})
 	case "stubborn":
 		os.Args = os.Args[:1]
 		Main("child", func(ctx context.Context, d *Daemon, _ *Config) error {
@@ -57,6 +67,9 @@ func TestMain(m *testing.M) {
 		})
 	}
 }
+
+// chattyLines are more than pipes and queues take.
+const chattyLines = 10_000
 
 // output is a writer that tests can wait on.
 type output struct {
@@ -519,5 +532,59 @@ func TestAProcessOutlivesTheReaderOfItsLog(t *testing.T) {
 	_ = stdin.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the process has ended with %v", err)
+	}
+}
+
+// Who collects the logs may hang: that holds nobody up who logs. When it reads on it is told how much it has missed.
+func TestAProcessWaitsForNoReaderOfItsLog(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = []string{childEnv + "=chatty"}
+	logs, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stuck := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer stuck.Stop()
+	if _, err := io.ReadFull(stdout, make([]byte, len("all said\n"))); err != nil {
+		t.Fatalf("it waits for who reads its log: %v", err)
+	}
+	_ = stdin.Close()
+	text, err := io.ReadAll(logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, lost := 0, 0
+	for lines := json.NewDecoder(bytes.NewReader(text)); ; {
+		var line struct {
+			Msg   string
+			Lines int
+		}
+		if err := lines.Decode(&line); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if line.Msg == "chat" {
+			said++
+		}
+		lost += line.Lines
+	}
+	// What was logged last had no room either, perhaps: "stopped" is a line like any other.
+	if got := said + lost; said == 0 || lost == 0 || got < chattyLines || got > chattyLines+1 {
+		t.Errorf("%d lines said, %d lost, of %d", said, lost, chattyLines)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
