@@ -196,7 +196,7 @@ func (v *Verifier) fetchFrom(ctx context.Context, s *source) {
 		pause := s.pace.every
 		if err != nil {
 			pause = min(retry, s.pace.every)
-			retry *= 2
+			retry = min(2*retry, s.pace.every) // bounded: what doubles for hours goes below 0
 		} else {
 			retry = s.pace.retry
 		}

@@ -110,6 +110,19 @@ func TestJWKSRotation(t *testing.T) {
 	})
 }
 
+// An issuer that is away for very long is asked on and on: the time between two attempts doubles only so often.
+func TestAnIssuerThatIsAwayForLong(t *testing.T) {
+	t.Parallel()
+	const doublings = 64 // of a nanosecond: more than fit into a Duration
+	i := newIssuer(t, jwks(rsaJWK("1", &rsaKey().PublicKey)))
+	i.status.Store(http.StatusServiceUnavailable)
+	v := newURLTest(t, i.URL, pace{every: time.Millisecond, retry: 1, again: time.Hour})
+	run(t, v)
+	eventually(t, "it is asked more than that", func() bool { return i.fetches.Load() > doublings+2 })
+	i.status.Store(http.StatusOK)
+	eventually(t, "the key is there", func() bool { return v.Ready() == nil })
+}
+
 // An issuer that never ends its answer costs no memory.
 func TestAnEndlessJWKS(t *testing.T) {
 	t.Parallel()
