@@ -42,13 +42,18 @@ type Table struct {
 	byID   map[ID]*linkpb.Revoke
 	users  map[string]span
 	tokens map[string]span
+	gone   map[ID]struct{} // those in wasGone
+	// The last ones that were forgotten for want of room: they are no news. Else two that take each other's place would be told
+	// back and forth for ever, since who hears news passes it on. It is full at MaxKept, and nextGone the oldest one's place.
+	wasGone  []ID
+	nextGone int
 }
 
 // span is what the revocations of one user or token amount to: later ones reach further in both ways.
 type span struct{ at, until int64 }
 
-// Add notes a revocation, which must not change any more. It reports whether it is news; it is not if it has ended, or if what
-// it says makes no sense.
+// Add notes a revocation, which must not change any more. It reports whether it is news; it is not if it has ended, or was here and
+// forgotten, or if what it says makes no sense.
 func (t *Table) Add(r *linkpb.Revoke, now time.Time) bool {
 	if Check(r, now) != nil {
 		return false
@@ -58,7 +63,7 @@ func (t *Table) Add(r *linkpb.Revoke, now time.Time) bool {
 	if t.byID == nil {
 		t.byID, t.users, t.tokens = make(map[ID]*linkpb.Revoke), make(map[string]span), make(map[string]span)
 	}
-	if t.byID[IDOf(r)] != nil {
+	if _, gone := t.gone[IDOf(r)]; gone || t.byID[IDOf(r)] != nil {
 		return false
 	}
 	if len(t.byID) >= MaxKept {
@@ -90,8 +95,24 @@ func (t *Table) makeRoomLocked() {
 		}
 	}
 	delete(t.byID, IDOf(first))
+	t.noteGoneLocked(IDOf(first))
 	t.forgotten.Add(1)
 	t.reindexLocked()
+}
+
+// noteGoneLocked remembers that a revocation was forgotten.
+func (t *Table) noteGoneLocked(id ID) {
+	if t.gone == nil {
+		t.gone = make(map[ID]struct{})
+	}
+	t.gone[id] = struct{}{}
+	if len(t.wasGone) < MaxKept {
+		t.wasGone = append(t.wasGone, id)
+		return
+	}
+	delete(t.gone, t.wasGone[t.nextGone])
+	t.wasGone[t.nextGone] = id
+	t.nextGone = (t.nextGone + 1) % MaxKept
 }
 
 func (t *Table) reindexLocked() {

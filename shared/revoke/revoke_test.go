@@ -2,6 +2,7 @@ package revoke
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -112,5 +113,53 @@ func TestTableIsBounded(t *testing.T) {
 	table.Add(user("last", noon), noon)
 	if table.Len() != MaxKept || table.Forgotten() != 1 || table.Revoked("0", "", 0, noon) || !table.Revoked("1", "", 0, noon) || !table.Revoked("last", "", 0, noon) {
 		t.Errorf("%d kept, %d forgotten: want the one that ends first to be gone", table.Len(), table.Forgotten())
+	}
+}
+
+// Gateways and topic servers pass on what is news to them. Two revocations that end before all others, in tables that are full,
+// must come to rest: each is told by everybody, more than once.
+func TestFullTablesComeToRest(t *testing.T) {
+	t.Parallel()
+	var gateway, server Table
+	for i := range MaxKept {
+		r := user(strconv.Itoa(i), noon.Add(time.Minute))
+		gateway.Add(r, noon)
+		server.Add(r, noon)
+	}
+	a, b := user("a", noon), user("b", noon)
+	type told struct {
+		to *Table
+		r  *linkpb.Revoke
+	}
+	queue := []told{{&gateway, a}, {&gateway, b}}
+	for handled := 0; len(queue) > 0; handled++ {
+		if handled > 100 {
+			t.Fatalf("%d are still on their way", len(queue))
+		}
+		m := queue[0]
+		if queue = queue[1:]; m.to.Add(m.r, noon) {
+			other := &gateway
+			if m.to == other {
+				other = &server
+			}
+			queue = append(queue, told{other, m.r})
+		}
+	}
+	if gateway.Len() != MaxKept || server.Len() != MaxKept || gateway.Forgotten() != 2 || server.Forgotten() != 2 {
+		t.Errorf("%d and %d kept, %d and %d forgotten", gateway.Len(), server.Len(), gateway.Forgotten(), server.Forgotten())
+	}
+}
+
+// That a revocation was forgotten is remembered of so many only.
+func TestWhatWasForgottenIsBounded(t *testing.T) {
+	t.Parallel()
+	var table Table
+	first := IDOf(user("first", noon))
+	table.noteGoneLocked(first)
+	for range MaxKept {
+		table.noteGoneLocked(IDOf(user("next", noon)))
+	}
+	if _, still := table.gone[first]; still || len(table.gone) != MaxKept || len(table.wasGone) != MaxKept {
+		t.Errorf("%d of %d remembered; the first one: %v", len(table.gone), len(table.wasGone), still)
 	}
 }
