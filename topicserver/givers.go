@@ -2,6 +2,7 @@ package topicserver
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringcast/ringcast/shared/ring"
@@ -82,15 +83,15 @@ func (tk *take) elsewhere(name string) bool {
 	return false
 }
 
-// request is elsewhere for a topic that is asked for: it is pulled next if a server has it. It is called under a
-// registry shard's lock.
+// request is elsewhere for a topic that is asked for: it is pulled next if a server has it. The name may be part of a lane's input
+// buffer. It is called under a registry shard's lock.
 func (tk *take) request(name string) bool {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
 	found := false
 	for _, g := range tk.givers {
 		if state, ok := g.offers[name]; ok && state == open {
-			g.urgent = append(g.urgent, name)
+			g.urgent = append(g.urgent, strings.Clone(name))
 			select {
 			case g.wake <- struct{}{}:
 			default:

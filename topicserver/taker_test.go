@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/link"
@@ -104,6 +105,25 @@ func TestArrivedEarlier(t *testing.T) {
 	h, offers := takeByHand(t, s, r8, 1, &linkpb.Arrived{Topic: name, Position: pos})
 	if h.Close(); len(offers) != 0 || s.give.pending() != 0 {
 		t.Errorf("offers %v, %d left", offers, s.give.pending())
+	}
+}
+
+// Requests for topics on offer come in buffers of lanes, which are used again while the topics are fetched.
+func TestATopicThatIsAskedForHasANameOfItsOwn(t *testing.T) {
+	request := []byte("t:moves")
+	tk := newTake(nil)
+	g := &giver{
+		server: ring.Server{ID: "ts-a"}, offers: map[string]offer{"t:moves": open, "t:other": open},
+		pulled: make(map[string]time.Time), wake: make(chan struct{}, 1),
+	}
+	tk.givers["ts-a"] = g
+	if !tk.request(unsafe.String(&request[0], len(request))) {
+		t.Fatal("nobody has it")
+	}
+	names, _, err := tk.next(g, 1)
+	copy(request, "t:wrong")
+	if err != nil || !slices.Equal(names, []string{"t:moves"}) || g.offers["t:moves"] != asked {
+		t.Errorf("pulls %q, %v; offers %v", names, err, g.offers)
 	}
 }
 
