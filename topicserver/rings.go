@@ -101,9 +101,14 @@ func (s *Server) learnLater(m *linkpb.Ring) {
 	}
 	s.building.Add(1)
 	s.learning.Go(func() {
+		defer s.take.resolve()
+		defer s.building.Add(-1)
+		defer func() {
+			if p := recover(); p != nil { // what one peer sends must not end the server
+				_ = s.panicked(p)
+			}
+		}()
 		s.learn([]*linkpb.Ring{m})
-		s.building.Add(-1)
-		s.take.resolve()
 	})
 }
 

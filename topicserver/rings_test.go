@@ -18,7 +18,24 @@ import (
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/ring"
+	"github.com/ringcast/ringcast/topicserver/history"
+	"github.com/ringcast/ringcast/topicserver/topic"
 )
+
+// A bug that is met while a peer's ring is put to use ends nothing, and nobody waits for that ring any more.
+func TestARingOfAPeerPanics(t *testing.T) {
+	rg := testRing(t, "ts-a")
+	s := &Server{log: zap.NewNop(), topics: topic.NewRegistry(topic.Config{Store: history.NewMemory(history.Config{})})}
+	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: func([]*ring.Ring) { panic("a bug") }})
+	s.take = newTake(s)
+	next := link.EncodeRing(rg)
+	next.Version++
+	s.learnLater(next)
+	s.learning.Wait()
+	if n := s.panics.Load(); n != 1 || s.building.Load() != 0 || s.rings.Current() != rg {
+		t.Errorf("%d panics, %d rings being built, version %d", n, s.building.Load(), s.rings.Current().Version())
+	}
+}
 
 // A gateway that has a newer ring brings it along; the others are told.
 func TestARingComesFromAGateway(t *testing.T) {

@@ -276,6 +276,28 @@ func TestRingFromATopicServer(t *testing.T) {
 	}
 }
 
+// A bug that is met while a server's ring is put to use ends nothing, and the next ring is taken.
+func TestARingFromATopicServerPanics(t *testing.T) {
+	adopted := make(chan uint64, 10)
+	w, a, b, m := newMover(t, func(c *Config) {
+		c.Adopted = func(r *ring.Ring) {
+			adopted <- r.Version()
+			if r.Version() == 2 {
+				panic("a bug")
+			}
+		}
+	})
+	m.publishes("1")
+	u := a.expectPublishes(m.topic, "1")[0]
+	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 2, b, a)))
+	w.eventually("the bug is met", func() bool { return w.r.Stats().Panics == 1 })
+	u.send(linkpb.KindDownRing, ringItem(ringOf(t, 3, b, a)))
+	w.eventually("the next ring is taken", func() bool { return len(adopted) == 2 })
+	if v := w.r.Rings().Current().Version(); v != 3 {
+		t.Errorf("ring version %d", v)
+	}
+}
+
 // A server whose ring is older hears of the newer one before anything else.
 func TestServerWithAnOlderRing(t *testing.T) {
 	w := newWorld(t, 1)
