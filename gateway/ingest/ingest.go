@@ -216,6 +216,10 @@ type settled struct {
 	problem  error // why it can never be published; nil if it was
 }
 
+// errPrefetch ends a connection over which the broker delivers more at once than it was told to: settled has room for no more, and
+// event loops would wait for it.
+var errPrefetch = errors.New("the broker delivers more messages at once than the prefetch that it was given")
+
 // consume handles deliveries until the connection ends, or ctx is canceled and nothing is under way.
 func (r *run) consume(tag string) error {
 	stop := r.ctx.Done()
@@ -229,6 +233,9 @@ func (r *run) consume(tag string) error {
 			if !ok {
 				r.deliveries = nil // canceled here; what is under way goes on
 				continue
+			}
+			if r.under == r.c.cfg.Prefetch {
+				return errPrefetch
 			}
 			r.under++
 			r.c.under.Store(int64(r.under))

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/ringcast/ringcast/gateway/router"
+	"github.com/ringcast/ringcast/proto/linkpb"
 )
 
 func testConsumer(t *testing.T) *Consumer {
@@ -106,6 +107,26 @@ func TestAPanicRejectsItsMessage(t *testing.T) {
 	}
 	if n := c.Stats().Panics; n != 1 {
 		t.Errorf("%d panics counted", n)
+	}
+}
+
+// A broker that does not keep to the prefetch loses its connection: what event loops have to tell always has room.
+func TestABrokerThatDeliversTooMuch(t *testing.T) {
+	c := testConsumer(t)
+	c.cfg.Prefetch = 2
+	var done []func(router.Outcome)
+	c.cfg.Publish = func(_ *linkpb.Publish, f func(router.Outcome)) { done = append(done, f) }
+	deliveries := make(chan amqp.Delivery, 3)
+	for range cap(deliveries) {
+		deliveries <- amqp.Delivery{RoutingKey: "room:1", ContentType: "application/json", Body: []byte("{}")}
+	}
+	close(deliveries)
+	r := &run{c: c, ctx: t.Context(), deliveries: deliveries, settled: make(chan settled, c.cfg.Prefetch), ended: make(chan struct{})}
+	if err := r.consume("tag"); !errors.Is(err, errPrefetch) || len(done) != c.cfg.Prefetch {
+		t.Errorf("%v with %d under way", err, len(done))
+	}
+	for _, f := range done { // as a loop does, later: nobody listens any more
+		f(router.Outcome{})
 	}
 }
 
