@@ -96,7 +96,9 @@ func (o *owner) serve() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := link.Serve(ctx, o.gate, link.ServeConfig{Handle: o.handle}); err != nil {
+		// The gateways of most tests do not ping, and a loaded machine takes its time.
+		cfg := link.Config{Silence: time.Hour, HelloTimeout: time.Hour}
+		if err := link.Serve(ctx, o.gate, link.ServeConfig{Config: cfg, Handle: o.handle}); err != nil {
 			o.t.Error(err)
 		}
 	})
