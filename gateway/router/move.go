@@ -23,6 +23,7 @@ type move struct {
 	bytes    int            // of buffer
 	deadline time.Time      // for the answer; zero until it is asked for
 	overdue  bool           // the deadline has passed; what is missing is not waited for any more
+	refused  time.Time      // since when the new owner refuses while the old one brings nothing; zero if it is not so
 }
 
 // maxMoveBuffer bounds what is buffered for one topic; beyond it the old lane is not waited for.
@@ -104,12 +105,11 @@ func (in *inbox) arrive(sub *subscription) {
 	}
 	f := &n.fetch
 	if !f.reply.OK() {
-		*f = fetch{} // its ring is older than ours, most likely; retry asks again
+		in.moveRefused(sub)
 		return
 	}
 	covered := !sub.known || sub.live == 0 || f.covers(sub.last) || mutant.Is(mutant.SkipSeal)
-	served := !sub.sealed && sub.troubled.IsZero() && sub.lane.live()
-	if !covered && served && !n.overdue && n.bytes <= maxMoveBuffer {
+	if !covered && sub.served() && !n.overdue && n.bytes <= maxMoveBuffer {
 		return // the old lane brings what is missing
 	}
 	if !in.mayPost(sub, held{}) {
@@ -138,6 +138,38 @@ func (in *inbox) arrive(sub *subscription) {
 	if r.route(sub.name) != sub.lane {
 		sub.reroute(r, in.touch)
 	}
+}
+
+// served reports whether the owner behind lane brings messages, as far as is known.
+func (sub *subscription) served() bool {
+	return !sub.sealed && sub.troubled.IsZero() && sub.lane.live()
+}
+
+// moveRefused handles a new owner's answer that is not OK. Its ring is older than ours, most likely: retry asks again. But when
+// the old owner brings nothing any more, and the new one, which may have as many topics as it may have, refuses for as long as
+// joins wait, the channels are told.
+func (in *inbox) moveRefused(sub *subscription) {
+	n, r, now := sub.next, in.lane.r, time.Now()
+	switch {
+	case sub.served():
+		n.refused = time.Time{}
+	case n.refused.IsZero():
+		n.refused = now
+	}
+	if n.refused.IsZero() || now.Sub(n.refused) < r.cfg.JoinTimeout {
+		n.fetch = fetch{}
+		return
+	}
+	if !in.mayPost(sub, held{}) {
+		return
+	}
+	sub.lane.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
+	in.touch(sub.lane)
+	sub.next = nil
+	r.moving.Add(-1)
+	sub.switchLane(n.lane)
+	sub.fetch.reply, sub.troubled = n.fetch.reply, n.refused
+	in.refused(sub)
 }
 
 // held is something for a subscription's loops that waits for another inbox to flush.

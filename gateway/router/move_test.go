@@ -214,6 +214,41 @@ func TestNewOwnerRefusesAtFirst(t *testing.T) {
 	r.wantSettled(7)
 }
 
+// The new owner refuses on and on, for it has as many topics as it may have. While the old one brings messages that is no matter;
+// from then on channels wait for as long as joins do, and are told.
+func TestNewOwnerRefusesForGood(t *testing.T) {
+	r := newRemoval(t, ticking)
+	again := func(hour time.Duration) {
+		t.Helper()
+		s := r.r.shard(r.topic)
+		s.mu.Lock()
+		if n := s.topics[r.topic].next; !n.refused.IsZero() {
+			n.refused = n.refused.Add(-hour)
+		}
+		s.mu.Unlock()
+		r.next.refuse(linkpb.Code_OVERLOADED, "too many topics")
+	}
+	for range 2 {
+		again(2 * r.r.cfg.JoinTimeout)
+		r.next = r.b.expect("subscribe " + r.topic + " since 1:5")
+	}
+	r.old.fanOut(1, 6)
+	r.m.hears(6)
+	r.old.seal(1, 6)
+	r.eventually("it is sealed", func() bool { return r.subscription(r.topic).sealed })
+	again(0)
+	r.next = r.b.expect("subscribe " + r.topic + " since 1:6")
+	again(2 * r.r.cfg.JoinTimeout)
+	<-r.m.ended
+	r.a.expect("unsubscribe " + r.topic)
+	if s := r.r.Stats(); s.Gaps != 1 || s.Moves != 0 || s.Moving != 0 || s.Channels != 0 {
+		t.Errorf("%+v", s)
+	}
+	m := r.world.member(r.topic)
+	m.onLoop(m.join)
+	r.b.expect("subscribe " + r.topic)
+}
+
 // The ring takes the topic back before it has moved: nothing happens to it, and no second link is opened.
 func TestMoveIsCalledOff(t *testing.T) {
 	r := newRemoval(t)
