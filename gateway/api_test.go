@@ -121,6 +121,23 @@ func TestRow23_ARateForEachKey(t *testing.T) {
 	}
 }
 
+// All messages of a request count, whichever way it comes.
+func TestRow23_EachMessageOfABatchCounts(t *testing.T) {
+	for path, message := range map[string]string{
+		"/api/publish":                   `{"topic":"room:1","event":"e"}`,
+		api.RealtimePrefix + "broadcast": `{"topic":"room:1","event":"e"}`,
+	} {
+		s := serve(t, withKeys, func(c *Config) { c.APIRate, c.PublishTimeout = 2, 100*time.Millisecond })
+		batch := post(path, `{"messages":[`+strings.Repeat(message+",", 999)+message+`]}`, "Authorization: Bearer shop-key")
+		if resp, body := s.asked(t, batch); resp.StatusCode >= 400 && resp.StatusCode < 500 {
+			t.Errorf("%s: %d %.200s", path, resp.StatusCode, body)
+		}
+		if resp, body := s.asked(t, batch); resp.StatusCode != 429 { // for eight minutes
+			t.Errorf("%s, the next one: %d %.200s", path, resp.StatusCode, body)
+		}
+	}
+}
+
 func TestRow23_UnsubscribeAndRevokeNeedTheScopeKick(t *testing.T) {
 	s := serve(t, withKeys)
 	for _, path := range []string{"/api/topics/room:1/unsubscribe", "/api/revoke"} {

@@ -311,15 +311,20 @@ func (a *API) broadcast(c *fiber.Ctx) error {
 	return a.publishAll(c, messages)
 }
 
+// owe counts all messages but the first, which is the request itself, against the rate of the request's key, if it has one.
+func (a *API) owe(c *fiber.Ctx, messages []message) {
+	if k := keyOf(c); k.name != "" {
+		a.limits.owe(k.name, len(messages)-1, time.Now())
+	}
+}
+
 // publishAll publishes the messages and answers with the result of each.
 func (a *API) publishAll(c *fiber.Ctx, messages []message) error {
 	list, err := request(c, messages)
 	if err != nil {
 		return err
 	}
-	if k := keyOf(c); k.name != "" {
-		a.limits.owe(k.name, len(messages)-1, time.Now())
-	}
+	a.owe(c, messages)
 	ctx, cancel := a.wait()
 	defer cancel()
 	failed := 0

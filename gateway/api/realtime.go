@@ -138,6 +138,7 @@ func (a *API) broadcastRealtime(c *fiber.Ctx, messages []message) error {
 	if err != nil {
 		return err
 	}
+	a.owe(c, messages)
 	ctx, cancel := a.wait()
 	defer cancel()
 	for i, o := range a.cfg.Router.PublishAll(ctx, list) {
