@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ type inbox struct {
 	again    []*subscription // topics that this connection has still to resume
 	resuming int             // Subscribes that have no Reply yet, about
 	stalled  bool            // no Reply to one has come since the last ping
+	gathered int             // bytes of answers that were incomplete at the last checkGathered, or that came since
 
 	mu      sync.Mutex
 	flushed uint64   // the last batch that the loops have
@@ -43,6 +45,7 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 		if err := in.reply.UnmarshalVT(body); err != nil {
 			return err
 		}
+		in.reply.Detail = in.reply.Detail[:min(len(in.reply.Detail), maxDetail)]
 		in.answer(&in.reply)
 	case linkpb.KindMessage:
 		// The one copy of the message on this gateway: loops deliver from it after the lane's buffer is reused.
@@ -53,6 +56,9 @@ func (in *inbox) item(kind linkpb.Kind, body []byte) error {
 			return err
 		}
 		in.receive(&in.decoded)
+		if in.gathered > maxGathered {
+			return in.checkGathered()
+		}
 	case linkpb.KindPast:
 		m := new(linkpb.Past)
 		if err := m.UnmarshalVT(body); err != nil {
@@ -91,7 +97,7 @@ func (in *inbox) news(kind linkpb.Kind, body []byte) error {
 		if err := d.UnmarshalVT(body); err != nil {
 			return err
 		}
-		in.presenceDiff(d)
+		return in.presenceDiff(d)
 	case linkpb.KindDownRing:
 		var m linkpb.Ring
 		if err := m.UnmarshalVT(body); err != nil {
@@ -219,9 +225,43 @@ func (in *inbox) receive(m *linkpb.Message) {
 // past takes a message that belongs to an answer.
 func (in *inbox) past(f *fetch, sub *subscription, m *linkpb.Message) {
 	f.past = append(f.past, hub.NewMessage(sub.name, m))
+	size := len(m.Payload) + len(m.Event) + 256
+	f.bytes += size
+	in.gathered += size
 	if f.missing--; f.missing == 0 {
 		in.answered(f, sub)
 	}
+}
+
+const (
+	// maxGathered bounds, in bytes, what a lane keeps of answers whose rest is to come. An owner sends each answer in one go,
+	// and remembers 2 MiB of a topic at most.
+	maxGathered = 64 << 20
+	// maxDetail bounds the text of a Reply, in bytes: clients get it, and their queues are bounded.
+	maxDetail = 1 << 10
+)
+
+// checkGathered ends the lane if its server has sent more of answers than it may without an end to them.
+func (in *inbox) checkGathered() error {
+	in.gathered = 0
+	r := in.lane.r
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		for _, sub := range s.topics {
+			if sub.lane == in.lane && sub.fetch.missing > 0 {
+				in.gathered += sub.fetch.bytes
+			}
+			if n := sub.next; n != nil && n.lane == in.lane && n.fetch.missing > 0 {
+				in.gathered += n.fetch.bytes
+			}
+		}
+		s.mu.Unlock()
+	}
+	if in.gathered > maxGathered {
+		return fmt.Errorf("topic server sends answers without an end: %d bytes so far", in.gathered)
+	}
+	return nil
 }
 
 // message hands the next message on, and lets the topic move if that was the last one to wait for.

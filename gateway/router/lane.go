@@ -56,6 +56,10 @@ type lane struct {
 	asks    int                // questions among them,
 	fetches int                // and Subscribes
 	late    bool               // notices wait for flushLate
+
+	// Guarded by Router.learnMu.
+	building bool         // a ring that came over the lane is being built;
+	newest   *linkpb.Ring // and this one has come meanwhile
 }
 
 // pending is a request on its way. All but publishes end with the connection.

@@ -17,18 +17,21 @@ func (l *lane) learn(m *linkpb.Ring) {
 	switch current := r.rings.Current(); {
 	case current.TooFar(m.Version):
 		r.stats.conflicts.Add(1)
-		l.log.Error("the version of the topic server's ring is too far above the one in use: it is not taken",
+		r.ringLog.Log(l.log, zap.ErrorLevel, "the version of the topic server's ring is too far above the one in use: it is not taken",
 			zap.Uint64("ring_version", m.Version), zap.Uint64("in_use", current.Version()))
 	case m.Version > current.Version():
 		r.learnMu.Lock()
 		defer r.learnMu.Unlock()
-		if r.learning != m.Version { // else another lane has brought it
-			r.learning = m.Version
+		switch {
+		case l.building:
+			l.newest = m
+		case r.learning != m.Version: // else another lane has brought it
+			r.learning, l.building = m.Version, true
 			r.running.Go(func() { l.build(m) })
 		}
 	case m.Version == current.Version() && !link.SameRing(m, current):
 		r.stats.conflicts.Add(1)
-		l.log.Error("RING_CONFLICT: the topic server's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
+		r.ringLog.Log(l.log, zap.ErrorLevel, "RING_CONFLICT: the topic server's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}
 }
 
@@ -45,7 +48,7 @@ func (l *lane) build(m *linkpb.Ring) {
 		return // another lane was faster
 	}
 	if err != nil {
-		l.log.Error("ring of the topic server not taken", zap.Error(err))
+		l.r.ringLog.Log(l.log, zap.ErrorLevel, "ring of the topic server not taken", zap.Error(err))
 		return
 	}
 	if l.r.cfg.Adopted != nil {
@@ -57,9 +60,14 @@ func (l *lane) build(m *linkpb.Ring) {
 func (l *lane) adopt(m *linkpb.Ring) (*ring.Ring, error) {
 	defer func() {
 		l.r.learnMu.Lock()
-		defer l.r.learnMu.Unlock()
 		if l.r.learning == m.Version {
 			l.r.learning = 0
+		}
+		later := l.newest
+		l.building, l.newest = false, nil
+		l.r.learnMu.Unlock()
+		if later != nil {
+			l.learn(later)
 		}
 	}()
 	next, err := link.DecodeRing(m)

@@ -359,7 +359,7 @@ type event struct {
 	message *hub.Message
 	sub     *subscription
 	done    func(Outcome)
-	outcome Outcome
+	outcome Outcome // of eventName: NOT_OWNER if the ring gives the name to another server than the one that sent it
 
 	// Of eventSubscribed.
 	serial uint64
@@ -486,9 +486,9 @@ func (l *Local) handle(events []event) {
 		case eventAnnounce:
 			l.announceTopic(e.sub.name)
 		case eventName:
-			l.nameMessage(e.name)
+			l.nameMessage(e.name, e.outcome.Code != linkpb.Code_NOT_OWNER)
 		case eventNameLost:
-			l.nameLost(e.name.Claim)
+			l.nameLost(e.name)
 		}
 	}
 	clear(l.run)

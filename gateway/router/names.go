@@ -127,18 +127,21 @@ func (l *Local) lose(n *Name) {
 }
 
 // nameLost is lose for what the owner says.
-func (l *Local) nameLost(claim uint64) {
-	if n := l.names[claim]; n != nil {
+func (l *Local) nameLost(m *linkpb.NameMessage) {
+	if n := l.names[m.Claim]; n != nil && n.topic == m.Topic {
 		l.lose(n)
 	}
 }
 
 // nameMessage hands a message to the session that it is for. An owner that takes somebody for the holder who is not is
-// told.
-func (l *Local) nameMessage(m *linkpb.NameMessage) {
+// told, but not another one in its place.
+func (l *Local) nameMessage(m *linkpb.NameMessage, fromOwner bool) {
 	n := l.names[m.Claim]
-	if n == nil {
+	if n == nil || n.topic != m.Topic {
 		l.r.stats.stray.Add(1)
+		if !fromOwner {
+			return
+		}
 		l.call(m.Topic, &linkpb.NameCall{Op: linkpb.NameOp_NAME_RELEASE, Claim: m.Claim}, func(Outcome) {})
 		return
 	}
@@ -164,12 +167,18 @@ func (in *inbox) nameMessage(m *linkpb.NameMessage) {
 		in.nameLost(m)
 		return
 	}
-	in.post(loop, event{kind: eventName, name: m})
+	e := event{kind: eventName, name: m}
+	if in.lane.r.route(m.Topic) != in.lane {
+		e.outcome.Code = linkpb.Code_NOT_OWNER
+	}
+	in.post(loop, e)
 }
 
+// nameLost passes on that a claim's name is another's. Whom the ring does not give the name has no say in that; a new owner is
+// told of the claim, and answers.
 func (in *inbox) nameLost(m *linkpb.NameMessage) {
-	if loop, ok := in.loopOf(m.Claim); ok {
-		in.post(loop, event{kind: eventNameLost, name: &linkpb.NameMessage{Claim: m.Claim}})
+	if loop, ok := in.loopOf(m.Claim); ok && in.lane.r.route(m.Topic) == in.lane {
+		in.post(loop, event{kind: eventNameLost, name: &linkpb.NameMessage{Topic: m.Topic, Claim: m.Claim}})
 	}
 }
 

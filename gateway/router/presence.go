@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"math/bits"
 	"slices"
 	"strings"
@@ -39,6 +40,8 @@ type presence struct {
 	state   *hub.Message                // presence_state of version; nil until somebody needs it
 
 	parts   []*linkpb.PresenceDiff // of a diff whose rest is to come
+	changes int                    // bytes of parts
+	bytes   int                    // of present
 	missing map[uint64]struct{}    // in the copy and not in the last snapshot
 	until   time.Time              // then what is missing is gone
 }
@@ -102,7 +105,7 @@ func (p *presence) track(id uint64, m *intent) {
 
 // disconnected forgets what was under way on a connection that is lost, or is not the presence's any more.
 func (p *presence) disconnected() {
-	p.watchRef, p.watching, p.parts = 0, false, nil
+	p.watchRef, p.watching, p.parts, p.changes = 0, false, nil, 0
 	for _, m := range p.members {
 		m.ref, m.current = 0, false
 	}
@@ -170,29 +173,45 @@ func (in *inbox) tracked(p *presence, ask pending, m *intent, rep *linkpb.Reply)
 	}
 }
 
-// presenceDiff takes a part of a diff or a snapshot.
-func (in *inbox) presenceDiff(d *linkpb.PresenceDiff) {
+// maxPresences bounds, in bytes, a topic's presences with what is to be done to them. An owner has 2 MiB of them, and
+// 100 000 members at most: that is a third of it, before and after a change of them all.
+const maxPresences = 32 << 20
+
+// presenceSize is what a presence counts, in bytes.
+func presenceSize(pr *linkpb.Presence) int { return len(pr.Key) + len(pr.Meta) + 32 }
+
+// presenceDiff takes a part of a diff or a snapshot. An error ends the lane.
+func (in *inbox) presenceDiff(d *linkpb.PresenceDiff) error {
 	r := in.lane.r
 	s := r.shard(d.Topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.presences[d.Topic]
 	if p == nil || p.lane != in.lane || !p.watching || !p.synced && !d.Snapshot {
-		return
+		return nil
 	}
-	if p.parts = append(p.parts, d); d.More {
-		return
+	p.parts = append(p.parts, d)
+	p.changes += 32 + 8*len(d.Leaves)
+	for _, pr := range d.Joins {
+		p.changes += presenceSize(pr)
+	}
+	if p.bytes+p.changes > maxPresences {
+		return fmt.Errorf("topic server sends presences without an end: %d bytes of one topic so far", p.bytes+p.changes)
+	}
+	if d.More {
+		return nil
 	}
 	var joins []*linkpb.Presence
 	var leaves []uint64
 	for _, part := range p.parts {
 		joins, leaves = append(joins, part.Joins...), append(leaves, part.Leaves...)
 	}
-	p.parts = nil
+	p.parts, p.changes = nil, 0
 	if d.Snapshot {
 		leaves = p.snapshot(joins, time.Duration(d.SettlingMs)*time.Millisecond)
 	}
 	p.apply(r, joins, leaves)
+	return nil
 }
 
 // snapshot compares the copy with all that the owner knows. It returns what is gone.
@@ -234,6 +253,7 @@ func (p *presence) apply(r *Router, joins []*linkpb.Presence, leaves []uint64) {
 		delete(p.missing, pr.Ref)
 		if p.present[pr.Ref] == nil {
 			p.present[pr.Ref] = pr
+			p.bytes += presenceSize(pr)
 			joined = append(joined, pr)
 		}
 	}
@@ -241,6 +261,7 @@ func (p *presence) apply(r *Router, joins []*linkpb.Presence, leaves []uint64) {
 		delete(p.missing, ref)
 		if pr := p.present[ref]; pr != nil {
 			delete(p.present, ref)
+			p.bytes -= presenceSize(pr)
 			left = append(left, pr)
 		}
 	}

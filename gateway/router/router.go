@@ -127,6 +127,8 @@ type Router struct {
 	parked    atomic.Int64  // bytes of publishes that wait in flows
 	linked    atomic.Bool   // there has been a link to every topic server
 	refused   link.LogLimit // for members of presences that are refused: clients could have it log any number
+	gapLog    link.LogLimit // for topics that have lost messages
+	ringLog   link.LogLimit // for rings that are not taken
 
 	learnMu  sync.Mutex
 	learning uint64 // version of the ring that was last begun to be built; 0 when it is done
@@ -170,7 +172,7 @@ func New(cfg Config) (*Router, error) {
 	if n := cfg.Loops.Len(); n > 64 {
 		return nil, fmt.Errorf("router: %d event loops; 64 is the most", n)
 	}
-	r := &Router{cfg: cfg, instance: cfg.Instance, seed: maphash.MakeSeed(), log: cfg.Log}
+	r := &Router{cfg: cfg, instance: cfg.Instance, seed: maphash.MakeSeed(), log: cfg.Log, gapLog: link.LogLimit{PerSecond: 20}, ringLog: link.LogLimit{PerSecond: 20}}
 	r.rings = ring.NewKeeper(cfg.Ring, ring.Hooks{Changed: r.ringChanged})
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*subscription)

@@ -60,6 +60,7 @@ type fetch struct {
 	from    *hub.Position // everything behind it follows; nil if not all is remembered
 	missing int           // messages of the answer that have not come
 	past    []*hub.Message
+	bytes   int // of past, about
 
 	// What the next fetch is to bring, because this one was under way already.
 	nextWants   []hub.Position
@@ -240,7 +241,7 @@ func (sub *subscription) resync(r *Router) {
 
 // replied takes the Reply to a fetch.
 func (in *inbox) replied(f *fetch, sub *subscription, rep *linkpb.Reply) {
-	f.replied, f.past = true, nil
+	f.replied, f.past, f.bytes = true, nil, 0
 	f.reply = Outcome{Code: rep.Code, Detail: rep.Detail, Position: position(rep.Position)}
 	f.from = nil
 	if rep.From != nil {
@@ -305,7 +306,7 @@ func (in *inbox) catchUp(sub *subscription, f *fetch) {
 // gap tells the channels on all loops that their topic has lost messages.
 func (in *inbox) gap(sub *subscription, o Outcome) {
 	in.lane.r.stats.gaps.Add(1)
-	in.lane.log.Warn("messages were lost", zap.String("topic", sub.name), zap.Stringer("code", o.Code),
+	in.lane.r.gapLog.Log(in.lane.log, zap.WarnLevel, "messages were lost", zap.String("topic", sub.name), zap.Stringer("code", o.Code),
 		zap.Uint64("from_epoch", sub.last.Epoch), zap.Uint64("from", sub.last.Offset),
 		zap.Uint64("to_epoch", o.Position.Epoch), zap.Uint64("to", o.Position.Offset))
 	in.postMask(sub, sub.live, event{kind: eventEnd, sub: sub, outcome: o})
