@@ -113,7 +113,7 @@ func (q *logQueue) writeWaiting(log *zap.Logger) bool {
 		q.written.Add(1)
 	}
 	if lost > 0 {
-		log.Warn("lines of the log were lost: nobody read them in time", zap.Uint64("lines", lost))
+		log.Warn("lines of the log were lost: nobody read them in time", zap.Uint64("skipped_lines", lost))
 	}
 	q.spare = lines
 	if cap(lines) > 64<<10 {

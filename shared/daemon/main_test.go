@@ -568,7 +568,7 @@ func TestAProcessWaitsForNoReaderOfItsLog(t *testing.T) {
 	for lines := json.NewDecoder(bytes.NewReader(text)); ; {
 		var line struct {
 			Msg   string
-			Lines int
+			Lines int `json:"skipped_lines"`
 		}
 		if err := lines.Decode(&line); err == io.EOF {
 			break
