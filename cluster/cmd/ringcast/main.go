@@ -57,14 +57,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks, the second one kills.
 	context.AfterFunc(ctx, stop)
-	err := run(ctx, os.Stdout, os.Args[1:])
+	err := run(ctx, printer{os.Stdout}, os.Args[1:])
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "ringcast:", err)
+		fmt.Fprintln(stderr, "ringcast:", err)
 		os.Exit(2)
 	default:
-		fmt.Fprintln(os.Stderr, "ringcast:", err)
+		fmt.Fprintln(stderr, "ringcast:", err)
 		os.Exit(1)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/ringcast/ringcast/client"
@@ -20,7 +19,7 @@ func runSub(ctx context.Context, out io.Writer, args []string) error {
 	}
 	c, err := client.Dial(ctx, fs.Arg(0), client.Config{OnState: func(s client.State, err error) {
 		if s == client.StateDisconnected {
-			fmt.Fprintln(os.Stderr, "ringcast: connection lost; reconnecting:", err)
+			fmt.Fprintln(stderr, "ringcast: connection lost; reconnecting:", err)
 		}
 	}})
 	if err != nil {
@@ -49,7 +48,7 @@ func runSub(ctx context.Context, out io.Writer, args []string) error {
 	if err := ch.Join(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, "ringcast: joined", fs.Arg(1))
+	fmt.Fprintln(stderr, "ringcast: joined", fs.Arg(1))
 	select {
 	case <-ctx.Done():
 	case <-enough:

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -33,14 +32,9 @@ func rank(before, now []node, passed time.Duration) []busy {
 	return rows
 }
 
-// clearScreen is sent to terminals only: what goes into a file or a pipe is one table after the other.
-const clearScreen = "\x1b[H\x1b[2J"
-
 func printTop(out io.Writer, rows []busy) error {
-	if f, ok := out.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			fmt.Fprint(out, clearScreen)
-		}
+	if p, ok := out.(printer); ok {
+		p.clear()
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NODE\tROLE\tRING\tPUBLISHES/S\tSENDS/S\tTOPICS\tSESSIONS\tSUBSCRIBERS")
