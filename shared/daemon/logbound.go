@@ -72,21 +72,22 @@ type printableWriter struct{ zapcore.WriteSyncer }
 
 // Write implements io.Writer.
 func (w printableWriter) Write(line []byte) (int, error) {
-	if _, err := w.WriteSyncer.Write(printable(line)); err != nil {
+	if _, err := w.WriteSyncer.Write(Printable(line)); err != nil {
 		return 0, err
 	}
 	return len(line), nil
 }
 
-// printable returns a line as it may be printed: the same one, mostly.
-func printable(line []byte) []byte {
+// Printable returns text as a terminal may have it: the same, mostly. What is neither printable nor a tab or a line end is escaped
+// as in JSON, which therefore says the same as before. Text must not begin or end within a rune.
+func Printable(line []byte) []byte {
 	var out []byte // nil as long as nothing had to be escaped
 	for i := 0; i < len(line); {
 		r, size := rune(line[i]), 1
 		if r >= utf8.RuneSelf {
 			r, size = utf8.DecodeRune(line[i:])
 		}
-		switch escaped := r >= 0x7f && !unicode.IsPrint(r) && !(r == utf8.RuneError && size == 1); {
+		switch escaped := r != '\n' && r != '\t' && (!unicode.IsPrint(r) || r == utf8.RuneError && size == 1); {
 		case escaped && out == nil:
 			out = appendEscaped(append(make([]byte, 0, len(line)+64), line[:i]...), r)
 		case escaped:

@@ -107,7 +107,7 @@ func TestSaltIsContent(t *testing.T) {
 	}
 }
 
-// spoiled are files in which a salt of bad form stands, and what is said about each.
+// Whatever is wrong with a salt, its text is in no report.
 func TestBadSaltsAreReportedAndNotShown(t *testing.T) {
 	const secret = "sesame-open-8b3f6c1d0e5a49c7b2d4f6a8"
 	rest := "\nversion: 1\nservers: [{id: a, addr: 'h:1'}]"

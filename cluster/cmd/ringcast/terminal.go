@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
+
+	"github.com/ringcast/ringcast/shared/daemon"
 )
 
 // printer writes text of which parts come from elsewhere, names, payloads, errors of other nodes: what a terminal takes for a
@@ -18,7 +17,7 @@ var stderr = printer{os.Stderr}
 
 // Write implements io.Writer.
 func (p printer) Write(text []byte) (int, error) {
-	if _, err := p.Writer.Write(printable(text)); err != nil {
+	if _, err := p.Writer.Write(daemon.Printable(text)); err != nil {
 		return 0, err
 	}
 	return len(text), nil
@@ -33,21 +32,4 @@ func (p printer) clear() {
 	if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
 		fmt.Fprint(f, "\x1b[H\x1b[2J")
 	}
-}
-
-func printable(text []byte) []byte {
-	out := make([]byte, 0, len(text))
-	for len(text) > 0 {
-		r, size := utf8.DecodeRune(text)
-		switch high, low := utf16.EncodeRune(r); {
-		case r == '\n', r == '\t', unicode.IsPrint(r) && (r != utf8.RuneError || size > 1):
-			out = append(out, text[:size]...)
-		case high != utf8.RuneError:
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-		text = text[size:]
-	}
-	return out
 }
