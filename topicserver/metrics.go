@@ -82,12 +82,8 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.conflicts.Load()) })
 	counter("slow_lanes_total", "Lanes ended because the gateway did not read what was sent to it.",
 		func() float64 { return float64(s.slowLanes.Load()) })
-	for reason, count := range map[string]*atomic.Uint64{"too_many": &s.closed.TooMany, "no_hello": &s.closed.NoHello, "protocol": &s.badLanes} {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "ringcast_topic_closed_lanes_total", Help: "Connections closed for being too many, or for what their peers sent or did not send, by reason.",
-			ConstLabels: prometheus.Labels{"reason": reason},
-		}, func() float64 { return float64(count.Load()) }))
-	}
+	registerEach(reg, "closed_lanes_total", "Connections closed for being too many, or for what their peers sent or did not send, by reason.", "reason",
+		map[string]*atomic.Uint64{"too_many": &s.closed.TooMany, "no_hello": &s.closed.NoHello, "protocol": &s.badLanes})
 	counter("panics_total", "Panics; each ended one lane or handover.", func() float64 { return float64(s.closed.Panics.Load() + s.panics.Load()) })
 	flag := func(b *atomic.Bool) func() float64 {
 		return func() float64 {
@@ -109,18 +105,22 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.topics.Stats().Refused) })
 	counter("repeats_total", "Publishes whose id was known, answered and not appended again.",
 		func() float64 { return float64(s.topics.Stats().Repeats) })
-	for outcome, count := range map[string]*atomic.Uint64{
+	registerEach(reg, "handovers_total", "Topics that went from server to server, by how that ended.", "outcome", map[string]*atomic.Uint64{
 		"taken": &s.moves.taken, "discarded": &s.moves.discarded, "lost": &s.moves.lost, "refused": &s.moves.refused, "given": &s.moves.given,
-	} {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "ringcast_topic_handovers_total", Help: "Topics that went from server to server, by how that ended.",
-			ConstLabels: prometheus.Labels{"outcome": outcome},
-		}, func() float64 { return float64(count.Load()) }))
-	}
+	})
 	reg.MustRegister(s.moves.time, s.times.fanOut, s.times.pause)
 	gauge("topics_waiting", "Topics whose state is on its way from another server, now.",
 		func() float64 { return float64(len(s.topics.Waiting())) })
 	counter("publishes_total", "Messages appended.", func() float64 { return float64(s.topics.Stats().Publishes) })
 	counter("fanout_sends_total", "Messages sent to gateways: one per publish and gateway that subscribes the topic.",
 		func() float64 { return float64(s.topics.Stats().FanoutSends) })
+}
+
+// registerEach registers one counter for each value of a label.
+func registerEach(reg *prometheus.Registry, name, help, label string, counts map[string]*atomic.Uint64) {
+	for value, count := range counts {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "ringcast_topic_" + name, Help: help, ConstLabels: prometheus.Labels{label: value},
+		}, func() float64 { return float64(count.Load()) }))
+	}
 }
