@@ -228,6 +228,7 @@ func (f *fleet) adopt(id string, rings ...*ring.Ring) {
 type relay struct {
 	cut          atomic.Bool
 	limit, conns atomic.Int64
+	busy         atomic.Pointer[chan struct{}] // nothing passes to the server before it is closed
 }
 
 // relay puts a relay before a server, for rings that are made from now on.
@@ -258,6 +259,9 @@ func (f *fleet) relay(id string) *relay {
 			}
 			all.Go(func() {
 				defer both()
+				if busy := r.busy.Load(); busy != nil {
+					<-*busy
+				}
 				_, _ = io.Copy(far, near)
 			})
 			all.Go(func() {

@@ -15,6 +15,7 @@ type giver struct {
 	dead   bool         // static: it was given up in an earlier round and has not been reached since
 
 	down    bool                 // it cannot be reached at once
+	talks   bool                 // there is a connection to it
 	settled bool                 // what is not in offers it has not, or it was given up
 	offers  map[string]offer     // not installed yet
 	pulled  map[string]time.Time // when those on their way were asked for
@@ -115,14 +116,22 @@ func (tk *take) patience(g *giver) time.Duration {
 	return tk.s.cfg.HandoverTimeout
 }
 
-// unreached notes that a giver cannot be reached at once, or, if late, within startPatience. It does nothing when the giver
-// has told what it has.
-func (tk *take) unreached(g *giver, late bool) {
+// lateness is how much of its time a giver has had without telling what it has.
+type lateness uint8
+
+const (
+	soon lateness = iota // it cannot be reached at once
+	late                 // startPatience is over, which is all that one has that there is no connection to
+	tooLate
+)
+
+// unreached notes that a giver has not told what it has. It returns true when nothing that it may have is waited for any more
+// because of that.
+func (tk *take) unreached(g *giver, l lateness) (gaveUp bool) {
 	tk.mu.Lock()
-	gaveUp := false
 	if !g.settled {
 		g.down = g.down || len(g.was) > 0
-		g.settled = g.dead || late && len(g.was) == 0
+		g.settled = g.dead || len(g.was) == 0 && (l == tooLate || l == late && !g.talks)
 		gaveUp = g.settled
 	}
 	tk.mu.Unlock()
@@ -130,6 +139,14 @@ func (tk *take) unreached(g *giver, late bool) {
 		tk.doubt(g)
 	}
 	tk.resolve()
+	return gaveUp
+}
+
+// connected notes whether there is a connection to a giver.
+func (tk *take) connected(g *giver, is bool) {
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
+	g.talks = is
 }
 
 // doubt holds names back that a giver may have had.

@@ -51,7 +51,8 @@ type take struct {
 }
 
 const (
-	// startPatience bounds the wait, at the start, for servers of which nothing says that they have topics of ours.
+	// startPatience bounds the wait, at the start, for servers of which nothing says that they have topics of ours, and that
+	// cannot be connected to.
 	startPatience = 500 * time.Millisecond
 	// pullWindow is how many topics are on their way from one giver at once.
 	pullWindow = 16
@@ -104,8 +105,16 @@ func (tk *take) run(ctx context.Context) {
 func (tk *take) from(ctx context.Context, g *giver) {
 	log := tk.s.log.With(zap.String("old_owner", g.server.ID))
 	patience := tk.patience(g)
-	// A dial may take longer than this when nothing answers at all.
-	defer time.AfterFunc(startPatience, func() { tk.unreached(g, true) }).Stop()
+	// A dial may take longer than this when nothing answers at all. One that is connected may be busy: it has as long as any other.
+	over := func(l lateness) func() {
+		return func() {
+			if tk.unreached(g, l) {
+				log.Warn("server has not told in time what it has of this server's topics; those that are used begin anew here")
+			}
+		}
+	}
+	defer time.AfterFunc(startPatience, over(late)).Stop()
+	defer time.AfterFunc(max(startPatience, tk.s.cfg.HandoverTimeout), over(tooLate)).Stop()
 	deadline, gaveUp := time.Now().Add(patience), false
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -131,7 +140,7 @@ func (tk *take) from(ctx context.Context, g *giver) {
 			deadline, gaveUp = time.Now().Add(patience), false // it was at work
 		}
 		if !reached {
-			tk.unreached(g, false)
+			tk.unreached(g, soon)
 		}
 		if time.Now().Before(deadline) {
 			pause.Reset(redialPause)
@@ -200,6 +209,8 @@ func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int,
 		return false, 0, err
 	}
 	defer t.Close()
+	tk.connected(g, true)
+	defer tk.connected(g, false)
 	offers := make(map[string]offer)
 	for done := false; !done; {
 		m, err := t.Receive()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
@@ -125,6 +126,62 @@ func TestATopicThatIsAskedForHasANameOfItsOwn(t *testing.T) {
 	if err != nil || !slices.Equal(names, []string{"t:moves"}) || g.offers["t:moves"] != asked {
 		t.Errorf("pulls %q, %v; offers %v", names, err, g.offers)
 	}
+}
+
+// A server that has just started knows no ring by which another one had topics of it. One that there is a connection to may have all
+// the same, and be busy: it is not given up as soon as one that nothing is heard of.
+func TestABusyServerIsWaitedFor(t *testing.T) {
+	s := start(t, Config{}, "ts-a")
+	tk := s.take
+	for _, test := range []struct {
+		talks  bool
+		was    []*ring.Ring
+		dead   bool
+		at     lateness
+		gaveUp bool
+	}{
+		{talks: false, at: soon},
+		{talks: false, at: late, gaveUp: true},
+		{talks: true, at: late},
+		{talks: true, at: tooLate, gaveUp: true},
+		{was: []*ring.Ring{s.rings.Current()}, at: late}, // from looks after these
+		{was: []*ring.Ring{s.rings.Current()}, at: tooLate},
+		{dead: true, at: soon, gaveUp: true},
+	} {
+		g := &giver{server: ring.Server{ID: "ts-b"}, was: test.was, dead: test.dead}
+		tk.connected(g, test.talks)
+		if got := tk.unreached(g, test.at); got != test.gaveUp || g.settled != test.gaveUp {
+			t.Errorf("%+v: given up %t, settled %t", test, got, g.settled)
+		}
+		g.settled = true
+		if tk.unreached(g, tooLate) {
+			t.Errorf("%+v: given up though it has told", test)
+		}
+	}
+}
+
+// What the test above sets by hand: there is a connection while the old owner has not answered, and no more when it has ended.
+func TestABusyServerIsConnected(t *testing.T) {
+	f := startFleet(t, Config{}, []string{"ts-a", "ts-b"}, "ts-a")
+	way := f.relay("ts-a")
+	busy := make(chan struct{})
+	free := sync.OnceFunc(func() { close(busy) })
+	t.Cleanup(free)
+	way.busy.Store(&busy)
+	tk := f.join(Config{}, "ts-b", f.ring(2, "ts-a", "ts-b")).take
+	var g *giver
+	talks := func() bool {
+		tk.mu.Lock()
+		defer tk.mu.Unlock()
+		if g == nil {
+			g = tk.givers["ts-a"]
+		}
+		return g != nil && g.talks
+	}
+	waitFor(t, "a connection", talks)
+	free()
+	f.settled(2)
+	waitFor(t, "its end", func() bool { return !talks() })
 }
 
 // A taker that is cut off before a giver has heard what arrived says it when it comes again.
