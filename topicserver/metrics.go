@@ -60,6 +60,8 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("presences", "Members present now, over all topics.", func() float64 { return float64(s.topics.Stats().Presences) })
 	counter("presence_sends_total", "Changes of presences sent to gateways: one per topic, interval and gateway.",
 		func() float64 { return float64(s.topics.Stats().PresenceSends) })
+	counter("presence_paced_total", "Changes of a topic's presences that waited because those before were long.",
+		func() float64 { return float64(s.topics.Stats().PresencePaced) })
 	gauge("names", "Exclusive names that somebody holds now.", func() float64 { return float64(s.topics.Names()) })
 	gauge("lanes", "Lanes from gateways now.", func() float64 { return float64(s.Lanes()) })
 	gauge("lane_queue_bytes", "Bytes that gateways have not taken from their lanes, now.", func() (sum float64) {

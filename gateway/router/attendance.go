@@ -184,7 +184,7 @@ func (a *Attendance) Show() {
 	switch {
 	case state == nil:
 		return
-	case !makeRoom(a.channel, state):
+	case a.shown > 0 && a.channel.Conn.Behind() || !makeRoom(a.channel, state):
 		a.postpone()
 		return
 	}
@@ -193,9 +193,16 @@ func (a *Attendance) Show() {
 	a.local.hub.Send(a.channel, state)
 }
 
-// largeDiff is the size from which a change is looked at as a state is: many members that leave at once are no fault of
-// those who are told of it.
+// largeDiff is the size from which a change, with what waits before it, is looked at as a state is: members that come,
+// go and change are no fault of those who are told of it.
 const largeDiff = 64 << 10
+
+// keepsUp reports whether the channel's client has room for a change. One that has not is shown who is there anew when
+// it has: for clients that is the same, and of a member that has changed ten times they get the last.
+func (a *Attendance) keepsUp(diff *hub.Message) bool {
+	conn := a.channel.Conn
+	return diff == nil || conn.Waiting()+len(diff.Payload) <= largeDiff || !conn.Behind() && makeRoom(a.channel, diff)
+}
 
 // frameMargin is more than what a frame has beside its payload.
 const frameMargin = 1 << 10
@@ -209,7 +216,7 @@ func makeRoom(c *hub.Channel, m *hub.Message) bool {
 // postpone has expire call Show again.
 func (a *Attendance) postpone() {
 	l := a.local
-	if _, ok := l.postponed[a]; ok {
+	if a.isPostponed() {
 		return
 	}
 	if l.postponed == nil {
@@ -217,6 +224,11 @@ func (a *Attendance) postpone() {
 	}
 	l.postponed[a] = struct{}{}
 	l.waits.Add(1)
+}
+
+func (a *Attendance) isPostponed() bool {
+	_, ok := a.local.postponed[a]
+	return ok
 }
 
 func (a *Attendance) forgetPostponed() {
@@ -228,7 +240,8 @@ func (a *Attendance) forgetPostponed() {
 }
 
 // presenceChanged tells the loop's channels of a change. Channels that have been shown a state since it was made have it
-// already: the copy runs ahead of the loop. The change that brings the first state is no diff.
+// already: the copy runs ahead of the loop. The change that brings the first state is no diff. Those whose state is
+// postponed will be shown this change in it.
 func (l *Local) presenceChanged(p *presence, version uint64, diff *hub.Message) {
 	au := l.audiences[p.name]
 	if au == nil || au.presence != p {
@@ -237,15 +250,15 @@ func (l *Local) presenceChanged(p *presence, version uint64, diff *hub.Message) 
 	l.told = l.told[:0]
 	for _, a := range au.list {
 		switch {
-		case !a.shows || a.shown >= version:
+		case !a.shows || a.shown >= version || a.isPostponed():
 		case a.shown == 0:
 			a.Show()
+		case !a.keepsUp(diff):
+			l.r.stats.presencesPostponed.Add(1)
+			a.postpone()
 		default:
 			a.shown = version
 			l.told = append(l.told, a.channel)
-			if diff != nil && len(diff.Payload) > largeDiff {
-				makeRoom(a.channel, diff)
-			}
 		}
 	}
 	if diff != nil {

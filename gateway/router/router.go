@@ -162,6 +162,8 @@ type counters struct {
 	names      atomic.Int64 // held now
 	namesLost  atomic.Uint64
 
+	presencesPostponed atomic.Uint64
+
 	publishEnds [maxCode]atomic.Uint64 // publishes that have ended, by code
 	joinEnds    [maxCode]atomic.Uint64 // joins that were answered, by code
 }
@@ -361,6 +363,8 @@ type Stats struct {
 	LaneQueue  int    // bytes that lanes' peers have not taken, now
 	Lagging    int    // channels that may skip messages and for which some wait, now
 
+	PresencesPostponed uint64 // changes of presences that a slow client was not told, but is shown in a later state
+
 	Skipped [hub.NumSlow]uint64 // messages that channels did not get, as they chose; they were told
 }
 
@@ -384,6 +388,8 @@ func (r *Router) Stats() Stats {
 		Panics:     r.stats.panics.Load(),
 		Moving:     int(r.moving.Load()),
 		Parked:     int(r.parked.Load()),
+
+		PresencesPostponed: r.stats.presencesPostponed.Load(),
 	}
 	for _, l := range r.locals {
 		s.Channels += int(l.channels.Load())

@@ -76,11 +76,16 @@ func (c *Conn) SendFrames(frames []byte, count int) {
 func (c *Conn) queued() int { return c.Waiting() - int(c.extra) }
 
 // MakeRoom reports whether a message of n bytes may be sent now. It may if it
-// fits into the queue or, however long it is, if nothing else waits; then it
-// does not count against Config.MaxQueueBytes: what waits behind it does.
+// fits into the queue with no bound passed, were it for long, or, however long
+// it is, if nothing else waits; then it does not count against the bounds: what
+// waits behind it does.
 func (c *Conn) MakeRoom(n int) bool {
 	n += maxHeader
-	if c.state != stateOpen || c.queued()+n <= c.loop.cfg.MaxQueueBytes {
+	limit := c.loop.cfg.MaxQueueBytes
+	if soft := c.loop.cfg.SoftQueueBytes; soft > 0 {
+		limit = min(limit, soft)
+	}
+	if c.state != stateOpen || c.queued()+n <= limit {
 		return true
 	}
 	c.flushNow()

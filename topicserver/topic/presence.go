@@ -19,6 +19,9 @@ import (
 // changes since; changes are collected and sent once per interval. A member whose gateway or client is gone without a
 // leave stays as an orphan for the grace, where one that comes with the same key and meta takes its place unseen.
 //
+// What is told is paced by its bytes, since all who take part get it: until what was sent is paid for, changes collect,
+// of which the last one of each member counts, and snapshots wait.
+//
 // Invariants: a member is in members under its ref and in held under its holder; it is in orphans, under its key, if and
 // only if it expires. Joins are in members; leaves are not.
 type presence struct {
@@ -33,7 +36,17 @@ type presence struct {
 	// Since the last diff.
 	joins  map[uint64]*member
 	leaves map[uint64]struct{}
-	dirty  bool // a diff is scheduled
+	left   int     // bytes of leaves
+	coming []watch // whose snapshot waits; they get no diff before
+	dirty  bool    // a diff is scheduled
+
+	paid time.Time // nothing is sent before
+}
+
+// watch is a Watch that has no answer yet.
+type watch struct {
+	lane *Lane
+	ref  uint64
 }
 
 // holder is a member's place at its gateway.
@@ -80,6 +93,9 @@ const (
 	maxPresenceMeta = 4 << 10
 	// presenceChunk is how many bytes of members go into one item.
 	presenceChunk = 256 << 10
+	// presencePace is how many bytes of presences a topic tells each gateway in a second, and so each client: what is
+	// changed faster than that is told less often.
+	presencePace = 512 << 10
 	// relink is the longest that a gateway usually needs to come back after a link is lost.
 	relink = 3 * time.Second
 )
@@ -91,7 +107,13 @@ func newPresence(now time.Time, count *atomic.Int64) *presence {
 	}
 }
 
-func (p *presence) empty() bool { return len(p.members)+len(p.watchers) == 0 && !p.dirty }
+func (p *presence) empty() bool { return len(p.members)+len(p.watchers)+len(p.coming) == 0 && !p.dirty }
+
+// changed reports whether there is something to send.
+func (p *presence) changed() bool { return len(p.joins)+len(p.leaves)+len(p.coming) > 0 }
+
+// size is what a member counts, in bytes.
+func (m *member) size() int { return len(m.key) + len(m.meta) + 32 }
 
 // add makes a member present.
 func (p *presence) add(m *member) {
@@ -100,6 +122,7 @@ func (p *presence) add(m *member) {
 	p.bytes += len(m.key) + len(m.meta)
 	if _, was := p.leaves[m.ref]; was {
 		delete(p.leaves, m.ref) // it comes back under its reference: nobody has seen it go
+		p.left = max(0, p.left-m.size())
 		return
 	}
 	p.joins[m.ref] = m
@@ -119,6 +142,7 @@ func (p *presence) remove(m *member) {
 		return
 	}
 	p.leaves[m.ref] = struct{}{}
+	p.left += m.size()
 }
 
 // orphan makes a member expire.
@@ -240,23 +264,49 @@ func (r *Registry) watchLocked(tn *Turn, t *Topic, lane *Lane, ref uint64) {
 		return
 	}
 	p := r.presenceLocked(t, tn.Now())
+	p.unwatch(lane)
+	p.coming = append(p.coming, watch{lane, ref})
+	if tn.Now().Before(p.paid) {
+		r.changedLocked(t, tn.Now())
+		return
+	}
 	// The snapshot is what the next diff is a change to, so what has changed before is told now: a member that is in the
 	// snapshot and leaves before the tick must not be taken for one that nobody has seen.
 	r.sendDiffLocked(tn, t)
-	if !slices.Contains(p.watchers, lane) {
-		p.watchers = append(p.watchers, lane)
+}
+
+// unwatch makes the lane get nothing any more. It returns the Watch that has no answer yet, if there is one.
+func (p *presence) unwatch(lane *Lane) (ref uint64, waits bool) {
+	p.watchers = slices.DeleteFunc(p.watchers, func(l *Lane) bool { return l == lane })
+	if i := slices.IndexFunc(p.coming, func(w watch) bool { return w.lane == lane }); i >= 0 {
+		ref, waits = p.coming[i].ref, true
+		p.coming = slices.Delete(p.coming, i, i+1)
 	}
-	tn.Reply(lane, ref, linkpb.Code_OK, "", nil)
+	return ref, waits
+}
+
+// snapshotsLocked answers the Watches that wait with all members, and returns the bytes of that; 0 if none waits.
+func (r *Registry) snapshotsLocked(tn *Turn, t *Topic) (size int) {
+	p := t.presence
+	if len(p.coming) == 0 {
+		return 0
+	}
 	all := make([]*member, 0, len(p.members))
 	for _, m := range p.members {
 		all = append(all, m)
 	}
 	settling := max(0, p.born.Add(r.cfg.Presence.Grace+relink).Sub(tn.Now()))
 	diff := linkpb.PresenceDiff{Topic: t.name, Snapshot: true, SettlingMs: uint32(settling.Milliseconds())}
-	for _, item := range encodeDiff(&diff, all, nil) {
-		lane.Out.AppendEncoded(item)
+	items := encodeDiff(&diff, all, nil)
+	for _, w := range p.coming {
+		tn.Reply(w.lane, w.ref, linkpb.Code_OK, "", nil)
+		for _, item := range items {
+			w.lane.Out.AppendEncoded(item)
+		}
+		p.watchers = append(p.watchers, w.lane)
 	}
-	tn.touch(lane)
+	p.coming = nil
+	return p.bytes + 32*len(p.members)
 }
 
 // trackLocked finds out what a Track means, in this order: more of a member that the holder has here; the return of one
@@ -350,7 +400,14 @@ func (r *Registry) Unwatch(tn *Turn, lane *Lane, name string) {
 		return
 	}
 	defer t.mu.Unlock()
-	detach := func(tn *Turn) { r.detachLocked(t, lane, tn.Now(), 0) }
+	detach := func(tn *Turn) {
+		if t.presence != nil {
+			if ref, waits := t.presence.unwatch(lane); waits {
+				tn.Reply(lane, ref, linkpb.Code_OK, "", nil) // nobody waits for a Watch's answer for ever
+			}
+		}
+		r.detachLocked(t, lane, tn.Now(), 0)
+	}
 	if t.waiting {
 		t.parked = append(t.parked, parked{run: detach})
 		return
@@ -369,7 +426,7 @@ func (r *Registry) detachLocked(t *Topic, lane *Lane, now time.Time, silence tim
 	if p == nil {
 		return
 	}
-	p.watchers = slices.DeleteFunc(p.watchers, func(l *Lane) bool { return l == lane })
+	p.unwatch(lane)
 	grace := r.cfg.Presence.Grace
 	until := now.Add(max(grace-silence, grace/2))
 	for _, m := range p.members {
@@ -396,6 +453,9 @@ func (t *Topic) abandonLocked() {
 	for _, lane := range p.watchers {
 		detach(lane)
 	}
+	for _, w := range p.coming {
+		detach(w.lane)
+	}
 	for _, m := range p.members {
 		detach(m.lane)
 	}
@@ -406,12 +466,17 @@ func (r *Registry) orphanLocked(t *Topic, m *member, until time.Time) {
 	r.wheel.add(t, until)
 }
 
-// changedLocked has a diff sent with the next tick.
+// changedLocked has a diff sent with the next tick, or when the last one is paid for.
 func (r *Registry) changedLocked(t *Topic, now time.Time) {
 	p := t.presence
-	if !p.dirty && len(p.joins)+len(p.leaves) > 0 {
+	if !p.dirty && p.changed() {
 		p.dirty = true
-		r.wheel.add(t, now.Add(1))
+		at := now.Add(1)
+		if p.paid.After(at) {
+			at = p.paid
+			r.presencePaced.Add(1)
+		}
+		r.wheel.add(t, at)
 	}
 }
 
@@ -437,7 +502,12 @@ func (r *Registry) TickPresence(now time.Time) {
 					}
 				}
 			}
-			r.sendDiffLocked(&tn, t)
+			if now.Before(p.paid) {
+				r.changedLocked(t, now) // it was due for its orphans
+			} else {
+				tn.now = now
+				r.sendDiffLocked(&tn, t)
+			}
 			r.tidyLocked(t)
 		}
 		t.mu.Unlock()
@@ -445,24 +515,35 @@ func (r *Registry) TickPresence(now time.Time) {
 	tn.Flush()
 }
 
-// sendDiffLocked tells the watching gateways what has changed: one send for each.
+// sendDiffLocked tells the watching gateways what has changed: one send for each. Then it answers those who come.
 func (r *Registry) sendDiffLocked(tn *Turn, t *Topic) {
 	p := t.presence
 	p.dirty = false
+	size := r.diffLocked(tn, t)
+	size += r.snapshotsLocked(tn, t)
+	p.paid = tn.Now().Add(time.Duration(size) * time.Second / presencePace)
+}
+
+// diffLocked sends what has changed to the watchers, and returns the bytes of that.
+func (r *Registry) diffLocked(tn *Turn, t *Topic) (size int) {
+	p := t.presence
 	if len(p.joins)+len(p.leaves) == 0 {
-		return
+		return 0
 	}
+	size = p.left
 	joins, leaves := make([]*member, 0, len(p.joins)), make([]uint64, 0, len(p.leaves))
 	for _, m := range p.joins {
 		joins = append(joins, m)
+		size += m.size()
 	}
 	for ref := range p.leaves {
 		leaves = append(leaves, ref)
 	}
 	clear(p.joins)
 	clear(p.leaves)
+	p.left = 0
 	if len(p.watchers) == 0 {
-		return
+		return 0
 	}
 	items := encodeDiff(&linkpb.PresenceDiff{Topic: t.name}, joins, leaves)
 	for _, lane := range p.watchers {
@@ -472,6 +553,7 @@ func (r *Registry) sendDiffLocked(tn *Turn, t *Topic) {
 		tn.touch(lane)
 	}
 	r.presenceSends.Add(uint64(len(p.watchers)))
+	return size
 }
 
 // encodeDiff encodes a diff as items of bounded size; head has what is neither joins nor leaves.
@@ -489,7 +571,7 @@ func encodeDiff(head *linkpb.PresenceDiff, joins []*member, leaves []uint64) (it
 	}
 	head.Leaves, size = leaves, 8*len(leaves)
 	for _, m := range joins {
-		n := len(m.key) + len(m.meta) + 32
+		n := m.size()
 		if size+n > presenceChunk && size > 0 {
 			put(true)
 		}

@@ -81,6 +81,7 @@ type Registry struct {
 
 	presences     atomic.Int64
 	presenceSends atomic.Uint64
+	presencePaced atomic.Uint64
 }
 
 type shard struct {
@@ -117,6 +118,7 @@ type Stats struct {
 	Presences   int64  // members now, over all topics
 	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
 	PresenceSends uint64
+	PresencePaced uint64 // diffs since the start that had to wait because of the bytes of those before
 	History       history.Stats
 }
 
@@ -133,6 +135,7 @@ func (r *Registry) Stats() Stats {
 		Presences:   r.presences.Load(),
 
 		PresenceSends: r.presenceSends.Load(),
+		PresencePaced: r.presencePaced.Load(),
 		History:       r.cfg.Store.Stats(),
 	}
 }
