@@ -120,3 +120,49 @@ func TestPublishID_ARetryIsPublishedOnce(t *testing.T) {
 	a.silence()
 	b.silence()
 }
+
+// A client that comes back to many topics, with more missed on them than its queue may hold, and that reads only later, is
+// not closed for it: its joins are answered one after the other, each with all that it missed.
+func TestResume_AClientThatMissedMuchIsNotSlow(t *testing.T) {
+	const topics, each, size = 8, 15, 60 << 10
+	c := start(t)
+	publisher := dial(t, "publisher", c.Gateways[0].WebSocketURL())
+	began := make([]string, topics)
+	for i := range topics {
+		began[i], _ = publisher.joinSince("1", fmt.Sprint("room:", i), "null")
+		for n := range each {
+			publisher.say(fmt.Sprintf(`["1","p","room:%d","publish",["n",{"%05d":"%s"}]]`, i, n, strings.Repeat("x", size)))
+			if answer := publisher.hear(); !strings.HasSuffix(answer, `"status":"ok"}]`) {
+				t.Fatal(answer)
+			}
+			publisher.hearMessage("1", fmt.Sprint("room:", i))
+		}
+	}
+	reader := dial(t, "reader", c.Gateways[1].WebSocketURL())
+	for i, since := range began {
+		reader.say(fmt.Sprintf(`["%d","j","room:%d","phx_join",{"since":%q}]`, i, i, since))
+	}
+	eventually(t, "there is no room", func() bool {
+		_, stats := c.Gateways[1].Stats()
+		return stats.JoinsPostponed > 0
+	})
+	next := make(map[string]int) // by topic: the message that is to come
+	for range topics * (1 + each) {
+		var f [5]json.RawMessage
+		frame := reader.hear()
+		if err := json.Unmarshal([]byte(frame), &f); err != nil {
+			t.Fatalf("%v in %.200s", err, frame)
+		}
+		topic := string(f[2])
+		n, joined := next[topic]
+		switch {
+		case !joined && string(f[3]) == `"phx_reply"` && strings.Contains(string(f[4]), `"recovered":true`):
+			next[topic] = 0
+		case joined && strings.HasPrefix(string(f[4]), fmt.Sprintf(`{"%05d"`, n)):
+			next[topic]++
+		default:
+			t.Fatalf("joined %t, message %d is next, heard %.200s", joined, n, frame)
+		}
+	}
+	reader.silence()
+}

@@ -144,6 +144,8 @@ func (g *Gateway) registerRouter(reg *prometheus.Registry, gauge, counter func(n
 	counter("replayed_total", "Messages from a topic's history handed to channels after a lost link.",
 		func() float64 { return float64(g.router.Stats().Replayed) })
 	counter("moves_total", "Subscriptions that went over to another owner.", func() float64 { return float64(g.router.Stats().Moves) })
+	counter("joins_postponed_total", "Joins whose client had no room for what it had missed; their owners are asked again when it has.",
+		func() float64 { return float64(g.router.Stats().JoinsPostponed) })
 	counter("presences_postponed_total", "Changes of presences that a slow client was not told; it is shown who is there when it has room.",
 		func() float64 { return float64(g.router.Stats().PresencesPostponed) })
 	counter("gaps_total", "Subscriptions that came back from a lost link with messages missing; their channels were told.",

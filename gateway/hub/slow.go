@@ -94,8 +94,8 @@ func (g *lag) before() Position {
 	return g.waiting[0].before()
 }
 
-// frameBytes is about what the message takes in a queue.
-func (m *Message) frameBytes() int { return len(m.Topic) + len(m.Event) + len(m.Payload) + around }
+// FrameBytes is about what the message takes in a queue.
+func (m *Message) FrameBytes() int { return len(m.Topic) + len(m.Event) + len(m.Payload) + around }
 
 // holdBlock holds the block's messages back for one channel.
 func (h *Hub) holdBlock(c *Channel) (held, unfit int) {
@@ -122,7 +122,7 @@ func (h *Hub) hold(c *Channel, m *Message) {
 	for c.Slow == SlowLatest && len(g.waiting) > 0 {
 		h.skip(g)
 	}
-	n, limit := m.frameBytes(), c.Conn.Loop().MaxQueueBytes()/2
+	n, limit := m.FrameBytes(), c.Conn.Loop().MaxQueueBytes()/2
 	for g.backlog.bytes+n > limit || !c.Conn.Fits(n) {
 		if len(g.waiting) > 0 {
 			h.skip(g)
@@ -187,7 +187,7 @@ func (g *lag) take() *Message {
 	if g.waiting = g.waiting[1:]; len(g.waiting) == 0 {
 		g.waiting = nil
 	}
-	n := m.frameBytes()
+	n := m.FrameBytes()
 	g.bytes -= n
 	g.backlog.bytes -= n
 	g.channel.Conn.HoldBack(-n)
@@ -288,8 +288,8 @@ func (h *Hub) Relieve(conn *socket.Conn) {
 			g.sending = m
 			h.sendCopy(g.channel, m)
 			g.sending = nil
-			share += m.frameBytes()
-			sent += m.frameBytes()
+			share += m.FrameBytes()
+			sent += m.FrameBytes()
 		}
 		switch {
 		case conn.Closing(): // which has dropped them

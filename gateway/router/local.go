@@ -62,6 +62,8 @@ type join struct {
 	shared  bool          // that answer may be older than the join
 	done    func(Outcome)
 	since   time.Time
+	needs   int  // bytes of what it missed, for which its client had no room; else 0
+	asked   bool // its owner was asked again since
 }
 
 func newLocal(r *Router, loop *socket.Loop) *Local {
@@ -90,7 +92,7 @@ func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done fun
 		l.abandon(topic, w)
 		w = nil
 	}
-	if t.flows && w == nil {
+	if t.flows && (w == nil || w.postponed()) {
 		l.r.joinTimes.add(0)
 		l.answer(done, Outcome{Position: l.enter(topic, c, t.pos)})
 		return
@@ -100,7 +102,7 @@ func (l *Local) Join(topic string, c *hub.Channel, place *hub.Position, done fun
 		l.joins[topic] = w
 		l.waits.Add(1)
 	}
-	w.joins = append(w.joins, join{c, place, t.serial, t.shared, done, time.Now()})
+	w.joins = append(w.joins, join{channel: c, place: place, serial: t.serial, shared: t.shared, done: done, since: time.Now()})
 	l.touch(t.sub.lane)
 }
 
@@ -222,7 +224,7 @@ func (l *Local) subscribed(e *event) {
 	var ready []join
 	now := time.Now()
 	w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
-		if j.serial > e.serial {
+		if j.serial > e.serial || j.postponed() {
 			return false
 		}
 		l.r.joinTimes.add(now.Sub(j.since))
@@ -243,7 +245,7 @@ func (l *Local) subscribed(e *event) {
 			l.ask(topic, w, j)
 			continue
 		}
-		l.complete(topic, j, e)
+		l.complete(topic, w, j, e)
 	}
 	if len(w.joins) == 0 {
 		l.settle(topic)
@@ -268,8 +270,9 @@ func (l *Local) ask(topic string, w *waiting, j join) {
 	l.touch(t.sub.lane)
 }
 
-// complete joins one channel. What it missed comes behind the reply and before anything else.
-func (l *Local) complete(topic string, j join, e *event) {
+// complete joins one channel. What it missed comes behind the reply and before anything else, and if its client has no room
+// for that, the join is postponed.
+func (l *Local) complete(topic string, w *waiting, j join, e *event) {
 	top := e.outcome.Position
 	f := fetch{reply: e.outcome, from: e.from}
 	if j.place == nil || !f.covers(*j.place) {
@@ -277,18 +280,22 @@ func (l *Local) complete(topic string, j join, e *event) {
 		l.answer(j.done, Outcome{Position: from})
 		return
 	}
+	missed := missedBehind(e.past, j.place.Offset)
+	if needs := bytesOf(missed); needs > 0 && j.channel.Slow == hub.SlowClose && !j.channel.Conn.MakeRoom(needs) {
+		l.postponeJoin(w, j, needs)
+		return
+	}
 	l.answer(j.done, Outcome{Position: *j.place, Recovered: true})
-	for _, m := range e.past {
-		if m.Position.Offset > j.place.Offset {
-			l.hub.Send(j.channel, m)
-		}
+	for _, m := range missed {
+		l.hub.Send(j.channel, m)
 	}
 	l.enter(topic, j.channel, top)
 	j.channel.From = j.place.Offset
 }
 
-// expire ends the joins that have waited too long.
+// expire ends the joins that have waited too long, and goes on with what was postponed.
 func (l *Local) expire(now time.Time) {
+	l.askPostponed(now)
 	l.expireTracks(now)
 	for a := range l.postponed {
 		a.Show()
@@ -296,7 +303,7 @@ func (l *Local) expire(now time.Time) {
 	for topic, w := range l.joins {
 		var late []join
 		w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
-			if now.Sub(j.since) < l.r.cfg.JoinTimeout {
+			if j.postponed() || now.Sub(j.since) < l.r.cfg.JoinTimeout {
 				return false
 			}
 			l.r.joinTimes.add(l.r.cfg.JoinTimeout)

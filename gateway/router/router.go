@@ -163,6 +163,7 @@ type counters struct {
 	namesLost  atomic.Uint64
 
 	presencesPostponed atomic.Uint64
+	joinsPostponed     atomic.Uint64
 
 	publishEnds [maxCode]atomic.Uint64 // publishes that have ended, by code
 	joinEnds    [maxCode]atomic.Uint64 // joins that were answered, by code
@@ -363,6 +364,7 @@ type Stats struct {
 	LaneQueue  int    // bytes that lanes' peers have not taken, now
 	Lagging    int    // channels that may skip messages and for which some wait, now
 
+	JoinsPostponed     uint64 // answers to joins that their clients had no room for; their owners were asked again
 	PresencesPostponed uint64 // changes of presences that a slow client was not told, but is shown in a later state
 
 	Skipped [hub.NumSlow]uint64 // messages that channels did not get, as they chose; they were told
@@ -390,6 +392,7 @@ func (r *Router) Stats() Stats {
 		Parked:     int(r.parked.Load()),
 
 		PresencesPostponed: r.stats.presencesPostponed.Load(),
+		JoinsPostponed:     r.stats.joinsPostponed.Load(),
 	}
 	for _, l := range r.locals {
 		s.Channels += int(l.channels.Load())

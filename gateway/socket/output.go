@@ -80,23 +80,32 @@ func (c *Conn) queued() int { return c.Waiting() - int(c.extra) }
 // it is, if nothing else waits; then it does not count against the bounds: what
 // waits behind it does.
 func (c *Conn) MakeRoom(n int) bool {
-	n += maxHeader
+	if c.state != stateOpen || c.fitsBounds(n) {
+		return true
+	}
+	c.flushNow()
+	switch {
+	case c.state != stateOpen:
+	case !c.HasRoom(n):
+		return false
+	case !c.fitsBounds(n):
+		c.extra = int32(n + maxHeader)
+	}
+	return true
+}
+
+// HasRoom reports whether MakeRoom would find room as it is, and changes nothing.
+func (c *Conn) HasRoom(n int) bool {
+	return c.state != stateOpen || c.fitsBounds(n) || c.Waiting() == 0 && n <= math.MaxInt32-maxHeader
+}
+
+// fitsBounds reports whether n bytes more pass no bound of the queue, were it for long.
+func (c *Conn) fitsBounds(n int) bool {
 	limit := c.loop.cfg.MaxQueueBytes
 	if soft := c.loop.cfg.SoftQueueBytes; soft > 0 {
 		limit = min(limit, soft)
 	}
-	if c.state != stateOpen || c.queued()+n <= limit {
-		return true
-	}
-	c.flushNow()
-	if c.state != stateOpen {
-		return true
-	}
-	if c.Waiting() > 0 || n > math.MaxInt32 {
-		return false
-	}
-	c.extra = int32(n)
-	return true
+	return c.queued()+n+maxHeader <= limit
 }
 
 // Waiting gives the bytes that are queued for the peer or held back for it, and
