@@ -215,14 +215,14 @@ func (c *Conn) deliver(op Opcode, message []byte) {
 	c.handler.Message(c, op, message)
 }
 
-// ponged answers a ping. While the queue is long, only the last ping gets an
-// answer (RFC 6455, section 5.5.3), when the queue is empty again: so a flood
-// of pings cannot fill it.
+// ponged answers a ping. While the socket is full or the queue long, only the
+// last ping gets an answer (RFC 6455, section 5.5.3), when the queue is empty
+// again: so a flood of pings cannot fill it.
 func (c *Conn) ponged(payload []byte) {
 	if c.state != stateOpen {
 		return
 	}
-	if n := c.queued() + 2 + len(payload); c.blocked || n > c.loop.cfg.MaxQueueBytes/2 {
+	if n := c.queued() + 2 + len(payload); c.isFull() || n > c.loop.cfg.MaxQueueBytes/2 {
 		c.pong = append(appendHeader(c.pong[:0], opPong, len(payload)), payload...)
 		c.loop.touch(c)
 		return

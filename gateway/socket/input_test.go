@@ -2,6 +2,7 @@ package socket
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -161,6 +162,21 @@ func TestPing(t *testing.T) {
 		p.want(opPong, "within")
 		p.want(OpText, "ab")
 	})
+}
+
+// A writer that is under way keeps no ping from its answer.
+func TestPingsWhileAStreamIsWritten(t *testing.T) {
+	ls := start(t, Config{Loops: 1})
+	client, server := net.Pipe()
+	t.Cleanup(func() { client.Close() })
+	adopt(t, ls, server, newProbe(nil))
+	p := newPeer(t, client)
+	for i := range 5 {
+		p.write(clientFrame(0x89, fmt.Sprint(i)))
+	}
+	for i := range 5 {
+		p.want(opPong, fmt.Sprint(i))
+	}
 }
 
 // A peer that pings and never reads fills the kernel's buffers, not ours; the
