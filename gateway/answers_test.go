@@ -82,7 +82,7 @@ func (g *talker) stall() net.Conn {
 	}
 	g.t.Cleanup(func() { nc.Close() })
 	_ = nc.(*net.TCPConn).SetReadBuffer(4096)
-	if _, err := io.WriteString(nc, strings.Repeat("GET /api/test/long HTTP/1.1\r\nHost: x\r\n\r\n", 20)); err != nil {
+	if _, err := io.WriteString(nc, strings.Repeat("GET /api/test/long HTTP/1.1\r\nHost: x\r\n\r\n", 100)); err != nil {
 		g.t.Fatal(err)
 	}
 	return nc
@@ -132,7 +132,7 @@ func TestAnswersThatNobodyTakes(t *testing.T) {
 // Who does not take an answer in time loses the connection, and nothing is kept for it.
 func TestAnswersHaveTheirTime(t *testing.T) {
 	t.Parallel()
-	g := newTalker(t, 100*time.Millisecond)
+	g := newTalker(t, 5*time.Second) // long enough to see what is kept
 	g.stall()
 	g.holds(longAnswer)
 	for end := time.Now().Add(2 * patience); g.app.Server().GetOpenConnectionsCount() > 0; time.Sleep(time.Millisecond) {

@@ -104,7 +104,7 @@ func TestRow23_ARateForEachKey(t *testing.T) {
 	}
 	var resp *http.Response
 	var body string
-	for range 10 { // two are let through at once, and two more each second
+	for range 100 { // two are let through at once, and two more each second
 		if resp, body = read("audit-key"); resp.StatusCode != 503 {
 			break
 		}

@@ -304,7 +304,7 @@ func (g *Gateway) listener(lis net.Listener) (net.Listener, error) {
 	}
 	g.app.Handler() // else the routes are made ready by app.Listener, when the first handshakes may be here
 	rest, err := g.loops.Listen(lis, socket.Door{
-		Quick: quick, Serve: g.app.Server().ServeConn, Timeout: handshakeTimeout,
+		Quick: quick, Serve: g.app.Server().ServeConn, Timeout: g.app.Server().ReadTimeout,
 		Most: g.handshakes(), Pause: handshakePause, Conns: g.cfg.MaxConnections,
 		Late: func() bool { return g.gate.Level() > admission.Open },
 	})

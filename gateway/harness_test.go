@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait for something that must happen.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // served is a gateway that serves, without a topic server.
 type served struct {
@@ -55,6 +55,9 @@ func nobody(t testing.TB) *ring.Ring {
 	return rg
 }
 
+// Requests to a gateway with this ID may take so long; to others an hour.
+const slowRequests, requestTime = "gw-slow-requests", 10 * time.Second
+
 func serve(t *testing.T, adjust ...func(*Config)) *served {
 	t.Helper()
 	cfg := defaults()
@@ -65,6 +68,13 @@ func serve(t *testing.T, adjust ...func(*Config)) *served {
 	var err error
 	if s.Gateway, err = New(cfg, nobody(t), s.daemon); err != nil {
 		t.Fatal(err)
+	}
+	if got := s.app.Server().ReadTimeout; got != handshakeTimeout {
+		t.Errorf("requests may take %v, want %v", got, handshakeTimeout)
+	}
+	s.app.Server().ReadTimeout = time.Hour // a loaded machine is not a slow client
+	if cfg.ID == slowRequests {
+		s.app.Server().ReadTimeout = requestTime
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -64,7 +64,8 @@ func TestRow22_APanicBesideTheHandlersIs500(t *testing.T) {
 // served.
 func TestSlowRequests(t *testing.T) {
 	t.Parallel()
-	plain := serve(t)
+	slow := func(c *Config) { c.ID = slowRequests }
+	plain := serve(t, slow)
 	dir := t.TempDir()
 	authority, err := certs.OpenAuthority(dir)
 	if err == nil {
@@ -73,7 +74,7 @@ func TestSlowRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encrypted := serve(t, func(c *Config) { c.TLSCert, c.TLSKey = dir+"/wss.pem", dir+"/wss-key.pem" })
+	encrypted := serve(t, slow, func(c *Config) { c.TLSCert, c.TLSKey = dir+"/wss.pem", dir+"/wss-key.pem" })
 	head := post(publishPath, strings.Repeat(" ", 1000))
 	var all sync.WaitGroup
 	for name, tt := range map[string]struct {
@@ -90,19 +91,19 @@ func TestSlowRequests(t *testing.T) {
 		w := tt.s.dial()
 		all.Go(func() {
 			begun := time.Now()
-			_ = w.nc.SetDeadline(begun.Add(3 * handshakeTimeout))
+			_ = w.nc.SetDeadline(begun.Add(9 * requestTime))
 			_, _ = io.WriteString(w.nc, tt.first)
 			ended := make(chan error, 1)
 			go func() {
 				_, err := io.Copy(io.Discard, w.nc)
 				ended <- err
 			}()
-			pace := time.NewTicker(handshakeTimeout / 10)
+			pace := time.NewTicker(requestTime / 20)
 			defer pace.Stop()
 			for i := 0; ; i++ {
 				select {
 				case err := <-ended:
-					if took := time.Since(begun); took > 2*handshakeTimeout || errors.Is(err, os.ErrDeadlineExceeded) {
+					if took := time.Since(begun); took < requestTime/2 || took > 6*requestTime || errors.Is(err, os.ErrDeadlineExceeded) {
 						t.Errorf("%s: ended after %v with %v", name, took, err)
 					}
 					return

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ringcast/ringcast/gateway/socket"
 )
 
 // polled is an answer to a long poll.
@@ -160,7 +162,11 @@ func TestLongpollStop(t *testing.T) {
 		_, got := s.ask("GET", query, "")
 		ended <- got
 	}()
-	s.eventually("the session is there", func() bool { return s.loops.Conns() == 1 })
+	s.eventually("the poll waits", func() bool {
+		waits := make(chan bool, 1)
+		s.loops.Each(func(c *socket.Conn) { waits <- !c.Behind() })
+		return <-waits
+	})
 	if err := s.stop(); err != nil {
 		t.Error(err)
 	}

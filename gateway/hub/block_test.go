@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/codec"
@@ -107,7 +108,7 @@ func TestBlockLeavesOutWhatIsPast(t *testing.T) {
 
 // A piece that finds no room in a queue is not counted as staged, and what was staged before it is.
 func TestStagedWithinABlock(t *testing.T) {
-	loops, err := socket.New(socket.Config{Loops: 1, MaxQueueBytes: 64 << 10, IdleTimeout: -1})
+	loops, err := socket.New(socket.Config{Loops: 1, MaxQueueBytes: 64 << 10, IdleTimeout: -1, WriteTimeout: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

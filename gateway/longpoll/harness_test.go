@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait for something that must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // echo sends every message back. "close" closes, "flood" fills the queue.
 type echo struct{ closed chan error }
@@ -65,15 +65,22 @@ func newHome(t *testing.T, adjust ...func(*Config)) *home {
 	return serveOn(t, lis, adjust...)
 }
 
-func serveOn(t *testing.T, lis net.Listener, adjust ...func(*Config)) *home {
+// newLoops gives one whose sessions wait so long for the poll that takes their close away.
+func newLoops(t *testing.T, closeTimeout time.Duration) *socket.Loops {
 	t.Helper()
-	loops, err := socket.New(socket.Config{Loops: 1, MaxQueueBytes: 50_000, CloseTimeout: 50 * time.Millisecond})
+	loops, err := socket.New(socket.Config{Loops: 1, MaxQueueBytes: 50_000, CloseTimeout: closeTimeout})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &home{t: t, loops: loops, addr: lis.Addr().String(), closed: make(chan error, 100)}
+	t.Cleanup(loops.Close)
+	return loops
+}
+
+func serveOn(t *testing.T, lis net.Listener, adjust ...func(*Config)) *home {
+	t.Helper()
+	h := &home{t: t, addr: lis.Addr().String(), closed: make(chan error, 100)}
 	cfg := Config{
-		Loops: loops, Window: 5 * time.Second, Home: h.addr,
+		Loops: newLoops(t, patience), Window: patience, Home: h.addr,
 		Allow: func(*fiber.Ctx) error { return nil },
 		Open: func(*fiber.Ctx) (func(*socket.Conn) socket.Handler, error) {
 			return func(*socket.Conn) socket.Handler { return echo{h.closed} }, nil
@@ -82,20 +89,19 @@ func serveOn(t *testing.T, lis net.Listener, adjust ...func(*Config)) *home {
 	for _, f := range adjust {
 		f(&cfg)
 	}
-	h.Server = New(cfg)
-	app := fiber.New(fiber.Config{DisableStartupMessage: true, ReadTimeout: time.Second, BodyLimit: 60 << 10})
+	h.Server, h.loops = New(cfg), cfg.Loops
+	app := fiber.New(fiber.Config{DisableStartupMessage: true, ReadTimeout: patience, BodyLimit: 60 << 10})
 	app.All("/socket/longpoll", h.Serve)
 	served := make(chan error, 1)
 	go func() { served <- app.Listener(lis) }()
-	h.client = &http.Client{Timeout: patience, Transport: &http.Transport{IdleConnTimeout: time.Second}}
+	h.client = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 	stopped := false
 	h.stop = func() {
 		if stopped {
 			return
 		}
 		stopped = true
-		loops.Close()
-		h.client.CloseIdleConnections()
+		h.loops.Close()
 		_ = app.ShutdownWithTimeout(patience)
 		_ = lis.Close()
 		<-served

@@ -60,7 +60,8 @@ func TestASingleBinaryFrame(t *testing.T) {
 }
 
 func TestAPollThatGetsNothingIs204(t *testing.T) {
-	h := newHome(t, func(c *Config) { c.Window = time.Second })
+	t.Parallel()
+	h := newHome(t, func(c *Config) { c.Window = 8 * time.Second }) // the session must live until the poll comes
 	token := h.session()
 	if g := h.poll(token); g.Status != 204 || g.Token != token || len(g.Messages) != 0 {
 		t.Errorf("polled %+v", g)
@@ -202,7 +203,7 @@ func TestASessionThatIsClosedSaysWhy(t *testing.T) {
 }
 
 func TestASessionDiesOneAndAHalfWindowsAfterItsLastPoll(t *testing.T) {
-	h := newHome(t, func(c *Config) { c.Window = 40 * time.Millisecond })
+	h := newHome(t, func(c *Config) { c.Loops, c.Window = newLoops(t, 20*time.Millisecond), 40*time.Millisecond })
 	start := time.Now()
 	token := h.session()
 	var ce *socket.CloseError

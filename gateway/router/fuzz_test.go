@@ -2,7 +2,6 @@ package router
 
 import (
 	"testing"
-	"time"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
@@ -29,7 +28,7 @@ func FuzzDown(f *testing.F) {
 		f.Add(batch)
 	}
 	f.Fuzz(func(t *testing.T, batch []byte) {
-		w := newWorld(t, 1, func(c *Config) { c.JoinTimeout, c.PublishTimeout = time.Second, time.Second })
+		w := newWorld(t, 1)
 		o := w.start()
 		m := w.member("t:a")
 		m.onLoop(m.join)

@@ -32,7 +32,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait for something that must happen.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // owner is a scripted topic server: it records what gateways send and answers what the test says.
 type owner struct {
@@ -97,7 +97,7 @@ func (o *owner) serve() {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		// The gateways of most tests do not ping, and a loaded machine takes its time.
-		cfg := link.Config{Silence: time.Hour, HelloTimeout: time.Hour}
+		cfg := link.Config{Silence: time.Hour, HelloTimeout: time.Hour, WriteTimeout: time.Hour}
 		if err := link.Serve(ctx, o.gate, link.ServeConfig{Config: cfg, Handle: o.handle}); err != nil {
 			o.t.Error(err)
 		}
@@ -293,6 +293,7 @@ func newWorld(t *testing.T, owners int, adjust ...func(*Config)) *world {
 	cfg := Config{Gateway: "gw", Ring: rg, Lanes: 1, Linger: 15 * time.Millisecond, Log: zap.New(core)}
 	// No pings either: they flush their lane, and so would hide what is appended and not flushed.
 	cfg.JoinTimeout, cfg.PublishTimeout, cfg.Heartbeat = time.Hour, time.Hour, time.Hour
+	cfg.Link.HelloTimeout, cfg.Link.WriteTimeout = time.Hour, time.Hour
 	for _, f := range adjust {
 		f(&cfg)
 	}
@@ -311,7 +312,7 @@ func newWorld(t *testing.T, owners int, adjust ...func(*Config)) *world {
 
 func newLoops(t *testing.T, n int) *socket.Loops {
 	t.Helper()
-	loops, err := socket.New(socket.Config{Loops: n, IdleTimeout: -1})
+	loops, err := socket.New(socket.Config{Loops: n, IdleTimeout: -1, WriteTimeout: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

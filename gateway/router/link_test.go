@@ -133,9 +133,13 @@ func TestPublishTimeouts(t *testing.T) {
 	o.gate.down.Store(false)
 	o.expect("hello gw 0/1")
 	w.eventually("the lane is up", func() bool { return w.r.Stats().LanesUp == 1 })
-	m.onLoop(func() { m.publish("4") })
-	o.expect("publish room e 4").accept(1, 2)
-	m.wantOK(1, 2)
+	for out := (Outcome{}); out.Position.Offset == 0; { // on a loaded machine an answer may be late
+		m.onLoop(func() { m.publish("4") })
+		o.expect("publish room e 4").accept(1, 2)
+		if out = m.outcome(); !out.OK() && out.Code != linkpb.Code_UNKNOWN_OUTCOME {
+			t.Fatalf("outcome %+v", out)
+		}
+	}
 	w.quiet(m)
 }
 

@@ -142,8 +142,15 @@ func TestMoveWithAGap(t *testing.T) {
 	}{
 		{"sealed", never, func(r *removal) { r.old.fanOut(1, 6, 7); r.old.seal(1, 7); r.m.hears(6, 7) }},
 		{"the old lane is lost", never, func(r *removal) { r.a.gate.down.Store(true); r.old.cut() }},
-		{"overdue", func(c *Config) { c.JoinTimeout = 50 * time.Millisecond }, func(r *removal) {
+		{"overdue", never, func(r *removal) {
 			sub, shard := r.subscription(r.topic), r.r.shard(r.topic)
+			shard.mu.Lock()
+			if left := time.Until(sub.next.deadline); left <= 0 || left > r.r.cfg.JoinTimeout {
+				t.Errorf("%v are left", left)
+			}
+			sub.next.deadline = sub.next.deadline.Add(-r.r.cfg.JoinTimeout)
+			shard.mu.Unlock()
+			r.r.retry(time.Now())
 			r.eventually("it is overdue", func() bool {
 				shard.mu.Lock()
 				defer shard.mu.Unlock()

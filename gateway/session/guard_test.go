@@ -22,7 +22,7 @@ type guarded struct {
 	*house
 	verifier *auth.Verifier
 	start    time.Time
-	later    atomic.Int64 // nanoseconds that the sessions' clock is ahead
+	later    atomic.Int64 // nanoseconds since start on the sessions' clock, which stands still but for wait
 	revoked  atomic.Value // string: the user whose tokens are
 }
 
@@ -41,7 +41,7 @@ func newGuarded(t *testing.T, at string) *guarded {
 	g := &guarded{verifier: v, start: time.Now()}
 	g.revoked.Store("")
 	g.house = newHouseWith(t, "*:*", Config{Auth: v, Revoked: func(id *auth.Identity) bool { return id.User == g.revoked.Load() }})
-	g.onLoop(func() { g.sessions.now = func() time.Time { return time.Now().Add(time.Duration(g.later.Load())) } })
+	g.onLoop(func() { g.sessions.now = func() time.Time { return g.start.Add(time.Duration(g.later.Load())) } })
 	return g
 }
 
@@ -376,18 +376,18 @@ func TestGuardRightsInOtherProtocols(t *testing.T) {
 func TestGuardOfAClosingSessionIsNotDue(t *testing.T) {
 	t.Parallel()
 	for name, closeIt := range map[string]func(g *guarded){
-		"expired": func(g *guarded) { g.wait(3 * time.Second) },
+		"expired": func(g *guarded) { g.wait(16 * time.Minute) },
 		"revoked": func(g *guarded) {
 			g.revoked.Store("neo")
 			g.onLoop(func() { g.loops.Each(func(c *socket.Conn) { c.Handler().(*Session).CheckRevoked() }) })
 		},
 	} {
 		g := newGuarded(t, auth.AtConnect)
-		c := g.connectWith(t, codec.PhoenixV2, g.token("neo", 2*time.Second))
-		c.say(joinFrame("1", "room:1", fmt.Sprintf(`{"token":%q}`, g.token("neo", 40*time.Second, "room:1"))))
+		c := g.connectWith(t, codec.PhoenixV2, g.token("neo", 15*time.Minute))
+		c.say(joinFrame("1", "room:1", fmt.Sprintf(`{"token":%q}`, g.token("neo", 20*time.Minute, "room:1"))))
 		c.expect(fmt.Sprintf(okReply, "1", "1", "room:1"))
 		closeIt(g)
-		g.later.Add(int64(12 * time.Second)) // now the channel's token is near its end
+		g.later.Store(int64(20*time.Minute - 15*time.Second)) // now the channel's token is near its end
 		due, ticks := false, make(chan struct{})
 		g.loops.Loop(0).Post(func() {
 			g.sessions.Tick()
@@ -396,7 +396,7 @@ func TestGuardOfAClosingSessionIsNotDue(t *testing.T) {
 		})
 		select {
 		case <-ticks:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatalf("%s: the loop does nothing else any more", name)
 		}
 		if due {

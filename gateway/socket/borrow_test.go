@@ -102,6 +102,9 @@ func TestSendInABorrowedTurn(t *testing.T) {
 	}
 	asleep(t, l)
 	l.Run(nil, func() { c.Close(CloseNormal, "") })
+	if _, err := io.ReadFull(client, buf); err != nil || buf[0] != 0x88 {
+		t.Fatalf("got %q, %v", buf, err)
+	}
 	client.Close()
 	h.wantClose(t, CloseError{Code: CloseNormal})
 }

@@ -52,11 +52,12 @@ func TestCloseFromHere(t *testing.T) {
 
 func TestCloseNotAnswered(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
-		ls := start(t, Config{Loops: 1, CloseTimeout: 20 * time.Millisecond})
+		ls := start(t, Config{Loops: 1, CloseTimeout: time.Minute})
 		h := newProbe(nil)
 		p, c := connect(t, ls, server, h)
 		onLoop(t, c.Loop(), func() { c.Close(1000, "") })
 		p.wantClosed(1000, "")
+		later(t, c.Loop(), time.Minute)
 		p.wantEOF()
 		h.wantClose(t, CloseError{Code: 1000})
 	})
@@ -174,15 +175,22 @@ func (f *farewell) Closed(c *Conn, _ error) {
 // A connection that is kept alive lasts as long as its peer answers pings.
 func TestKeepAlive(t *testing.T) {
 	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
-		ls := start(t, Config{Loops: 1, IdleTimeout: 200 * time.Millisecond})
+		ls := start(t, Config{Loops: 1, IdleTimeout: time.Hour})
 		h := newProbe(echo)
 		p, c := connect(t, ls, server, h)
 		onLoop(t, c.Loop(), c.KeepAlive)
 		for range 4 {
+			later(t, c.Loop(), 40*time.Minute)
 			p.want(opPing, "")
 			p.write(clientFrame(0x8a, ""))
+			eventually(t, "the answer is there", func() (there bool) {
+				onLoop(t, c.Loop(), func() { there = !c.pinged })
+				return there
+			})
 		}
+		later(t, c.Loop(), 40*time.Minute)
 		p.want(opPing, "")
+		later(t, c.Loop(), 40*time.Minute)
 		p.wantClosed(CloseIdleTimeout, "idle timeout")
 		p.write(closeFrame(CloseIdleTimeout, ""))
 		p.wantEOF()
@@ -318,7 +326,7 @@ func TestSlowloris(t *testing.T) {
 
 // Each message has its own time: one that is cut into many pieces goes on for longer than that.
 func TestCutMessagesAreNoSlowloris(t *testing.T) {
-	ls := start(t, Config{Loops: 1, MessageTimeout: 2 * time.Second})
+	ls := start(t, Config{Loops: 1})
 	p, c := connect(t, ls, transports[0].server, newProbe(echo))
 	var begun []time.Duration
 	for range 3 {

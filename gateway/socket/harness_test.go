@@ -21,10 +21,16 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait for something that must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
+// start gives loops that take an hour for what the test sets no timeout for: a machine with too much to do is to end nothing.
 func start(t testing.TB, cfg Config) *Loops {
 	t.Helper()
+	for _, timeout := range []*time.Duration{&cfg.IdleTimeout, &cfg.MessageTimeout, &cfg.WriteTimeout, &cfg.CloseTimeout} {
+		if *timeout == 0 {
+			*timeout = time.Hour
+		}
+	}
 	ls, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -269,6 +275,22 @@ func onLoop(t testing.TB, l *Loop, f func()) {
 	case <-done:
 	case <-time.After(patience):
 		t.Fatal("task did not run")
+	}
+}
+
+// later moves the clock of a loop, and has it look at its deadlines. It is not for loops that listen: others look at their clock.
+func later(t testing.TB, l *Loop, d time.Duration) {
+	t.Helper()
+	onLoop(t, l, func() { l.start = l.start.Add(-d) })
+	onLoop(t, l, func() {}) // in a turn that begins later
+	onLoop(t, l, func() {}) // when that has ended
+}
+
+// unswept has the loops look at no deadlines for an hour.
+func unswept(t testing.TB, ls *Loops) {
+	t.Helper()
+	for _, l := range ls.loops {
+		onLoop(t, l, func() { l.tick, l.nextSweep = time.Hour, l.now+time.Hour })
 	}
 }
 
