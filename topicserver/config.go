@@ -102,6 +102,6 @@ func (c *Config) history() history.Config {
 }
 
 // link is the configuration of links to others.
-func (s *Server) link() link.Config {
-	return link.Config{Identity: s.identity, Insecure: s.cfg.Links.InsecureLinks}
+func (c *Config) link(identity *certs.Identity) link.Config {
+	return link.Config{Identity: identity, Insecure: c.Links.InsecureLinks}
 }

@@ -28,7 +28,7 @@ func startFleet(t testing.TB, cfg Config, ids []string, first ...string) *fleet 
 	f := &fleet{t: t, ids: ids, addrs: make(map[string]string), servers: make(map[string]*server)}
 	listeners := make(map[string]net.Listener)
 	for _, id := range ids {
-		listeners[id] = listen(t, "127.0.0.1:0")
+		listeners[id] = listenAlone(t)
 		f.addrs[id] = listeners[id].Addr().String()
 	}
 	for _, id := range ids {

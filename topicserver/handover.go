@@ -201,7 +201,7 @@ func (tk *take) trySession(ctx context.Context, g *giver) (reached bool, taken i
 // session is one connection to a giver. It returns nil when everything that the giver has for us is installed, and
 // whether the giver has told what that is.
 func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
-	cfg := tk.s.link()
+	cfg := tk.s.links
 	cfg.Server = g.server.ID
 	hello := tk.hello(g)
 	t, err := link.Take(ctx, g.server.Addr, cfg, hello)

@@ -69,7 +69,7 @@ func (l *laneServer) end(err error) {
 	}
 	silence := time.Duration(0)
 	if errors.Is(err, link.ErrSilentPeer) {
-		silence = l.s.link().SilenceAllowed()
+		silence = l.s.links.SilenceAllowed()
 	}
 	l.s.topics.Drop(l.lane, silence)
 	if errors.Is(err, link.ErrSlowPeer) {

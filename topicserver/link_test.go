@@ -262,7 +262,7 @@ func (r raw) MarshalToSizedBufferVT(dst []byte) (int, error) { return copy(dst, 
 func TestAPingIsAnswered(t *testing.T) {
 	s := start(t, Config{})
 	pong := make(chan struct{}, 1)
-	lane, err := link.Dial(t.Context(), s.addr, link.Config{}, s.hello())
+	lane, err := link.Dial(t.Context(), s.addr, unhurried, s.hello())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +287,7 @@ func TestAPingIsAnswered(t *testing.T) {
 func TestDigestsAreSent(t *testing.T) {
 	s := start(t, Config{DigestInterval: 10 * time.Millisecond})
 	digests := make(chan *linkpb.Digest, 100)
-	lane, err := link.Dial(t.Context(), s.addr, link.Config{}, s.hello())
+	lane, err := link.Dial(t.Context(), s.addr, unhurried, s.hello())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,11 @@ func TestDigestsAreSent(t *testing.T) {
 			return err
 		}, func() {})
 	}()
-	if d := await(t, "a digest", digests); d.Topic != "t:a" || d.Position.GetOffset() != 1 {
+	d := await(t, "a digest", digests)
+	for d.Topic == "t:a" && d.Position.GetOffset() == 0 { // from before the publish
+		d = await(t, "another digest", digests)
+	}
+	if d.Topic != "t:a" || d.Position.GetOffset() != 1 {
 		t.Errorf("digest %v", d)
 	}
 	lane.Close()
@@ -364,9 +368,7 @@ func TestDeadLaneDropsItsSubscribers(t *testing.T) {
 	if n := s.Stats().FanoutSends - before; n != 1 {
 		t.Errorf("%d sends, want 1", n)
 	}
-	if s.Lanes() != 1 {
-		t.Errorf("%d lanes, want 1", s.Lanes())
-	}
+	waitFor(t, "one lane to be left", func() bool { return s.Lanes() == 1 })
 	next[*linkpb.Message](t, b)
 }
 
@@ -394,9 +396,7 @@ func TestRedialSupersedes(t *testing.T) {
 	if why := s.logs.FilterMessage("lane ended").All()[0].ContextMap()["error"]; why != errSuperseded.Error() {
 		t.Errorf("logged %v", why)
 	}
-	if s.Lanes() != 1 {
-		t.Errorf("%d lanes, want 1", s.Lanes())
-	}
+	waitFor(t, "one lane to be left", func() bool { return s.Lanes() == 1 })
 	before := s.Stats().FanoutSends
 	renewed.publish(t, "t:old", "x")
 	renewed.publish(t, "t:both", "y")
@@ -430,7 +430,7 @@ func TestSameIDOtherInstance(t *testing.T) {
 func TestFrozenGatewayDelaysNobody(t *testing.T) {
 	s := start(t, Config{})
 	thaw := make(chan struct{})
-	frozen, err := link.Dial(t.Context(), s.addr, link.Config{}, s.hello())
+	frozen, err := link.Dial(t.Context(), s.addr, unhurried, s.hello())
 	if err != nil {
 		t.Fatal(err)
 	}

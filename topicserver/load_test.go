@@ -16,7 +16,7 @@ func TestALeavingGatewayIsToldTheLoadOfTheOthers(t *testing.T) {
 	connect := func(name string, load *linkpb.Load) *link.Lane {
 		hello := s.hello()
 		hello.Gateway = name
-		lane, err := link.Dial(t.Context(), s.addr, link.Config{}, hello)
+		lane, err := link.Dial(t.Context(), s.addr, unhurried, hello)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,20 +42,28 @@ func TestALeavingGatewayIsToldTheLoadOfTheOthers(t *testing.T) {
 	if m := await(t, "the answer", loads); m.Gateways != 0 || m.JoinMs != 0 || m.Refusing {
 		t.Errorf("alone: %v", m)
 	}
-	connect("gw-a", &linkpb.Load{JoinMs: 20})
-	connect("gw-b", &linkpb.Load{JoinMs: 300})
+	stay := map[*link.Lane]*linkpb.Load{}
+	for name, load := range map[string]*linkpb.Load{"gw-a": {JoinMs: 20}, "gw-b": {JoinMs: 300}} {
+		stay[connect(name, load)] = load
+	}
 	connect("gw-also-leaving", &linkpb.Load{JoinMs: 8000, Draining: true})
 	await(t, "the other one's answer", loads)
 	told := func() *linkpb.Load {
+		for lane, load := range stay { // what they have said counts for some time only
+			lane.Append(linkpb.KindUpLoad, load)
+			lane.Flush()
+		}
 		leaving.Append(linkpb.KindUpLoad, &linkpb.Load{JoinMs: 9000, Draining: true})
 		leaving.Flush()
 		return await(t, "the answer", loads)
 	}
-	waitFor(t, "the load of both that stay", func() bool { return told().Gateways == 2 })
-	if m := told(); m.JoinMs != 300 || m.Refusing {
+	var m *linkpb.Load
+	waitFor(t, "the load of both that stay", func() bool { m = told(); return m.Gateways == 2 })
+	if m.JoinMs != 300 || m.Refusing {
 		t.Errorf("told %v, want the longer of two", m)
 	}
-	connect("gw-full", &linkpb.Load{Refusing: true})
+	full := &linkpb.Load{Refusing: true}
+	stay[connect("gw-full", full)] = full
 	waitFor(t, "that one refuses", func() bool { return told().Refusing })
 	if m := s.loadBut(laneKey{}, time.Now().Add(loadCounts+time.Second)); m.Gateways != 0 {
 		t.Errorf("what is old counts: %v", m)

@@ -224,7 +224,7 @@ func TestHangupLooksAtTheRingFile(t *testing.T) {
 func TestRow40_43_HandoverWithAStranger(t *testing.T) {
 	s := start(t, Config{}, "ts-a", "ts-b")
 	for _, id := range []string{"ts-a", "ts-x", ""} {
-		h, err := link.Take(t.Context(), s.addr, link.Config{}, &linkpb.Wants{Server: id})
+		h, err := link.Take(t.Context(), s.addr, unhurried, &linkpb.Wants{Server: id})
 		if err != nil {
 			continue // it is turned away while it still greets
 		}
@@ -238,7 +238,7 @@ func TestRow40_43_HandoverWithAStranger(t *testing.T) {
 
 // Servers of different clusters hand each other nothing, and tell each other no ring.
 func TestRow40_HandoverWithAnotherCluster(t *testing.T) {
-	cfg := Config{HandoverTimeout: 100 * time.Millisecond, Config: daemon.Config{Cluster: "green"}}
+	cfg := Config{HandoverTimeout: 2 * time.Second, Config: daemon.Config{Cluster: "green"}}
 	f := startFleet(t, cfg, []string{"ts-a", "ts-b"}, "ts-a")
 	a := f.servers["ts-a"]
 	cfg.Cluster = "blue"
@@ -250,6 +250,7 @@ func TestRow40_HandoverWithAnotherCluster(t *testing.T) {
 	if said != `peer "ts-a" is of cluster "green", topic server "ts-b" of cluster "blue"` {
 		t.Errorf("the one that takes says %s", said)
 	}
+	waitFor(t, "the log of the server that gives", func() bool { return a.logs.FilterMessage("handover ended").Len() > 0 })
 	said = a.logs.FilterMessage("handover ended").All()[0].ContextMap()["error"]
 	if said != `peer "ts-b" is of cluster "blue", topic server "ts-a" of cluster "green"` {
 		t.Errorf("the one that gives says %s", said)
@@ -273,7 +274,7 @@ func TestRow43_HandoverByHand(t *testing.T) {
 	name := ownedBy(t, 1, s.rings.Current(), "ts-a", r8, "ts-b")[0]
 	was := s.connect(t, "gw-a").publishAt(t, name, "x")
 	open := func() *link.Taking {
-		h, err := link.Take(t.Context(), s.addr, link.Config{}, &linkpb.Wants{Server: "ts-b", Rings: []*linkpb.Ring{link.EncodeRing(r8)}})
+		h, err := link.Take(t.Context(), s.addr, unhurried, &linkpb.Wants{Server: "ts-b", Rings: []*linkpb.Ring{link.EncodeRing(r8)}})
 		if err != nil {
 			t.Fatal(err)
 		}

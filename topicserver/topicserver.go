@@ -36,6 +36,7 @@ type Server struct {
 	rings    *ring.Keeper
 	instance uint64          // drawn at start: tells a restarted server from a link that was merely cut
 	identity *certs.Identity // nil if links are in plain text
+	links    link.Config
 	store    history.Store
 	topics   *topic.Registry
 	take     *take
@@ -93,6 +94,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	}
 	s := &Server{
 		identity: identity,
+		links:    cfg.link(identity),
 		cfg:      cfg,
 		instance: rand.Uint64(),
 		refusals: link.LogLimit{PerSecond: 20}, // each lane of some gateways
@@ -180,7 +182,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	s.serving.Store(true)
 	defer s.serving.Store(false)
 	err := link.Serve(inner, lis, link.ServeConfig{
-		Config: s.link(), MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log, Closed: &s.closed,
+		Config: s.links, MaxLanes: s.cfg.MaxLanes, Handle: s.serveLane, Handover: s.give.serve, Log: s.log, Closed: &s.closed,
 	})
 	if err != nil {
 		return fmt.Errorf("topicserver: %w", err)

@@ -2,9 +2,11 @@ package longpoll
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +66,15 @@ func TestWithoutTheSameKeyASessionIsGoneElsewhere(t *testing.T) {
 }
 
 func TestADeadHomeIsGone(t *testing.T) {
-	a, b := newHome(t, shared), newHome(t, shared)
+	// Where no other process connects or listens, so that the address can be used again.
+	pid := os.Getpid()
+	alone, err := net.Listen("tcp", fmt.Sprintf("127.7.%d.%d:0", pid/250%250, pid%250+1))
+	if err != nil {
+		if alone, err = net.Listen("tcp", "127.0.0.1:0"); err != nil { // a system with one address for itself
+			t.Fatal(err)
+		}
+	}
+	a, b := serveOn(t, alone, shared), newHome(t, shared)
 	token := a.session()
 	a.stop()
 	if g := b.poll(token); g.Status != 410 || g.Reason != "session's gateway cannot be reached" {
