@@ -19,7 +19,7 @@ import (
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()

@@ -97,7 +97,7 @@ func (o *output) String() string {
 // waitFor returns the first complete line that contains text.
 func (o *output) waitFor(t *testing.T, text string) string {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		o.mu.Lock()
 		all, changed := o.text.String(), o.changed
@@ -155,7 +155,7 @@ func (s *service) wait() int {
 	select {
 	case code := <-s.code:
 		return code
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		s.t.Fatalf("the service did not end; stderr:\n%s", s.stderr)
 		return -1
 	}

@@ -88,7 +88,7 @@ func TestWriteLongAfterTheQueueHasDrained(t *testing.T) {
 	t.Parallel()
 	thaw, total := make(chan struct{}), make(chan int, 1)
 	addr, _ := serve(t, ServeConfig{Handle: frozen(thaw, total)})
-	const timeout = time.Second
+	const timeout = 4 * time.Second
 	g := dial(t, t.Context(), addr, Config{MaxQueued: 64 << 20, WriteTimeout: timeout}, nil)
 	for g.Backlog() == 0 {
 		g.send(&linkpb.Publish{Payload: make([]byte, 64<<10)})

@@ -21,7 +21,7 @@ func giver(t *testing.T, cfg Config, give func(*Handover) error) string {
 
 func take(t *testing.T, addr string, cfg Config, first *linkpb.Wants) *Taking {
 	t.Helper()
-	taking, err := Take(t.Context(), addr, cfg, first)
+	taking, err := Take(t.Context(), addr, unhurried(cfg), first)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,14 +153,18 @@ func TestHandoverEnds(t *testing.T) {
 		<-h.Context().Done()
 		return nil
 	})
-	short := Config{HelloTimeout: 50 * time.Millisecond, Silence: 50 * time.Millisecond}
 	t.Run("no answer", func(t *testing.T) {
-		if m, err := take(t, addr, short, &linkpb.Wants{}).Receive(); err == nil {
+		h, err := Take(t.Context(), addr, Config{HelloTimeout: 50 * time.Millisecond}, &linkpb.Wants{})
+		if err != nil {
+			return // it took so long to ask
+		}
+		defer h.Close()
+		if m, err := h.Receive(); err == nil {
 			t.Errorf("got %v", m)
 		}
 	})
 	t.Run("silence", func(t *testing.T) {
-		h := take(t, addr, short, &linkpb.Wants{Server: "answer"})
+		h := take(t, addr, Config{Silence: 50 * time.Millisecond}, &linkpb.Wants{Server: "answer"})
 		if _, err := h.Receive(); err != nil {
 			t.Fatal(err)
 		}

@@ -111,7 +111,7 @@ func TestSlowPeerOverTLS(t *testing.T) {
 // failed waits for the end of a dial that must not succeed, at Dial or later.
 func failed(t *testing.T, addr string, cfg Config) error {
 	t.Helper()
-	lane, err := Dial(t.Context(), addr, cfg, &linkpb.Hello{Protocol: Protocol, Gateway: "gw-a", Lanes: 1})
+	lane, err := Dial(t.Context(), addr, unhurried(cfg), &linkpb.Hello{Protocol: Protocol, Gateway: "gw-a", Lanes: 1})
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func TestRow40_PeersThatDoNotFit(t *testing.T) {
 		}
 	}
 	// A certificate that has ended: LoadPair refuses it at the start, so it ends while the process runs.
-	soon := certs.Request{Server: "ts-a", NotBefore: long, NotAfter: time.Now().Add(1500 * time.Millisecond)}
+	soon := certs.Request{Server: "ts-a", NotBefore: long, NotAfter: time.Now().Add(5 * time.Second)}
 	ending := a.identity("ending", soon)
 	waitFor(t, "the end of the certificate", func() bool { return time.Now().After(ending.Expires()) })
 	addr, _ := serve(t, ServeConfig{Config: Config{Identity: ending}, Handle: handle(nil, nil)})

@@ -120,7 +120,7 @@ func TestCloseWithoutCollector(t *testing.T) {
 	tr.Start(nil, "step", Producer, time.Now()).End(time.Now())
 	began := time.Now()
 	tr.Close()
-	if took := time.Since(began); took > 2*closeTimeout {
+	if took := time.Since(began); took > 10*closeTimeout { // without the bound it is a minute
 		t.Errorf("closing took %v", took)
 	}
 }
