@@ -109,6 +109,11 @@ func startOn(t testing.TB, cfg Config, rg *ring.Ring, lis net.Listener) *server 
 	if cfg.HistorySize == 0 {
 		cfg.HistorySize, cfg.HistoryIDs = 256, 1000
 	}
+	for _, forgotten := range []*time.Duration{&cfg.TopicIdle, &cfg.HistoryTTL} {
+		if *forgotten == 0 {
+			*forgotten = time.Hour
+		}
+	}
 	core, logs := observer.New(zapcore.InfoLevel)
 	d := daemon.New(zap.New(core))
 	s, err := New(cfg, rg, d)

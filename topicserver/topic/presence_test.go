@@ -205,9 +205,7 @@ func TestPhoenixPresence_AGatewaysMembersLeaveInOneDiff(t *testing.T) {
 	next[*linkpb.PresenceDiff](t, b)
 	s.untrack(a, 5, true)
 	s.pass(500 * time.Millisecond)
-	died := time.Now()
-	s.now = died
-	s.r.Drop(a.Lane, 3*time.Second) // silent for longer than the grace: half of it is left
+	s.r.drop(a.Lane, s.now, 3*time.Second) // silent for longer than the grace: half of it is left
 	s.pass(900 * time.Millisecond)
 	s.silent(b)
 	s.pass(200 * time.Millisecond)
@@ -233,8 +231,7 @@ func TestPhoenixPresence_ALinkThatComesBackInTimeIsUnseen(t *testing.T) {
 	u, v := s.track(a, 1, "u={}"), s.track(a, 2, "v={}")
 	s.pass(50 * time.Millisecond)
 	s.hears("+u={} +v={}", a, b)
-	s.now = time.Now()
-	s.r.Drop(a.Lane, 0)
+	s.r.drop(a.Lane, s.now, 0)
 	s.pass(time.Second)
 	again := gateways(t, 1, false)[0] // also named gw-a
 	again.Instance = a.Instance

@@ -264,7 +264,9 @@ func (r *Registry) dropLocked(t *Topic, lane *Lane, now time.Time) {
 
 // Drop ends all of a lane's subscriptions, and makes its members orphans. Silence is for how long nothing was heard of the
 // gateway by then. It is called once the lane's receiver has returned.
-func (r *Registry) Drop(lane *Lane, silence time.Duration) {
+func (r *Registry) Drop(lane *Lane, silence time.Duration) { r.drop(lane, time.Now(), silence) }
+
+func (r *Registry) drop(lane *Lane, now time.Time, silence time.Duration) {
 	lane.mu.Lock()
 	lane.closed = true
 	topics := make([]*Topic, 0, len(lane.topics))
@@ -274,7 +276,6 @@ func (r *Registry) Drop(lane *Lane, silence time.Duration) {
 	attached := slices.Collect(maps.Keys(lane.attached))
 	names := slices.Collect(maps.Keys(lane.names))
 	lane.mu.Unlock()
-	now := time.Now()
 	for _, t := range names {
 		t.mu.Lock()
 		r.detachNameLocked(t, lane, now)
