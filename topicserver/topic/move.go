@@ -131,7 +131,7 @@ func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 	if r.cfg.PauseTime != nil && !t.parkedSince.IsZero() {
 		r.cfg.PauseTime.Observe(time.Since(t.parkedSince).Seconds())
 	}
-	for _, p := range t.unparkLocked() {
+	for _, p := range r.unparkLocked(t) {
 		p.run(&tn)
 	}
 	return true
@@ -154,19 +154,12 @@ func (r *Registry) Abandon(name string) {
 	if !t.waiting {
 		return
 	}
-	for _, p := range t.unparkLocked() {
+	for _, p := range r.unparkLocked(t) {
 		if p.refuse != nil {
 			p.refuse(&tn)
 		}
 	}
 	r.removeLocked(s, t)
-}
-
-// unparkLocked takes the requests that wait.
-func (t *Topic) unparkLocked() []parked {
-	list := t.parked
-	t.parked, t.parkedBytes, t.parkedSince = nil, 0, time.Time{}
-	return list
 }
 
 func (r *Registry) restoreLocked(tn *Turn, t *Topic, state *linkpb.TopicState) {

@@ -287,6 +287,65 @@ func TestParkedRequestsAreBounded(t *testing.T) {
 	}
 }
 
+// What has no reply, and so cannot be refused, waits only for what is waiting already, and once for each of that. All
+// topics together have a bound, too.
+func TestWhatHasNoReplyIsParkedOnce(t *testing.T) {
+	r := registryOf(t, always(OursLater))
+	g := gateways(t, 1, false)[0]
+	if !r.Expect("t:a") {
+		t.Fatal("not expected")
+	}
+	topic := r.lock("t:a")
+	topic.mu.Unlock()
+	flood := func() {
+		for id := range uint64(1000) {
+			r.Join(g.Lane, &linkpb.Join{Topic: "t:a", Subscriber: id})
+			r.Leave(g.Lane, &linkpb.Leave{Topic: "t:a", Subscriber: id})
+			r.Unsubscribe(&g.Turn, g.Lane, "t:a")
+			r.Untrack(&g.Turn, g.Lane, &linkpb.Untrack{Topic: "t:a", Member: id})
+			r.Unwatch(&g.Turn, g.Lane, "t:a")
+		}
+	}
+	flood()
+	if n := len(topic.parked); n != 0 {
+		t.Fatalf("%d items wait for nothing", n)
+	}
+	r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Ref: 1, Topic: "t:a"})
+	r.Watch(&g.Turn, g.Lane, &linkpb.Watch{Ref: 2, Topic: "t:a"})
+	r.Track(&g.Turn, g.Lane, &linkpb.Track{Ref: 3, Topic: "t:a", Member: 7, Presence: &linkpb.Presence{Key: "k", Meta: []byte("{}")}})
+	flood()
+	flood()
+	if n := len(topic.parked); n != 3+2+3 { // Join and Leave of the first subscriber, and three ends
+		t.Fatalf("%d items wait", n)
+	}
+	r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Ref: 4, Topic: "t:a"})
+	for range maxParked / parkedCost {
+		r.Join(g.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
+	}
+	if n := len(topic.parked); n > maxParked/parkedCost+3 || r.Stats().ParkedRefused == 0 {
+		t.Errorf("%d items wait, %d were refused", n, r.Stats().ParkedRefused)
+	}
+	r.Install("t:a", nil)
+	if topic.stakes != nil || r.parked.Load() != 0 || len(topic.subs) != 1 || r.Stats().Presences != 0 {
+		t.Errorf("left: stakes %v, %d bytes, %d subscriptions", topic.stakes, r.parked.Load(), len(topic.subs))
+	}
+	for want := range uint64(4) {
+		if rep := next[*linkpb.Reply](t, g); rep.Ref != want+1 || rep.Code != linkpb.Code_OK {
+			t.Errorf("reply %v, want that to %d", rep, want+1)
+		}
+		if want == 1 {
+			next[*linkpb.PresenceDiff](t, g)
+		}
+	}
+
+	r.parked.Store(maxParkedAll)
+	r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Ref: 5, Topic: "t:b"})
+	g.Flush()
+	if rep := next[*linkpb.Reply](t, g); rep.Code != linkpb.Code_OVERLOADED {
+		t.Errorf("reply %v", rep)
+	}
+}
+
 // Many publish while the topic is sealed and installed elsewhere: whoever is told OK is in the state, at that position,
 // and nothing comes after Sealed.
 func TestSealRacesWithPublishers(t *testing.T) {

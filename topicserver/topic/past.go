@@ -24,11 +24,10 @@ func (r *Registry) Past(tn *Turn, lane *Lane, req *linkpb.History) {
 		r.pastLocked(tn, t, lane, req)
 		return
 	}
-	if t.parkedBytes+parkedCost > maxParked {
+	if !r.roomLocked(t, 0) {
 		tn.past(lane, &linkpb.Past{Ref: req.Ref, Code: linkpb.Code_OVERLOADED, Detail: tooManyWait})
 		return
 	}
-	t.parkedBytes += parkedCost
 	own := &linkpb.History{Ref: req.Ref, Since: req.Since, Limit: req.Limit}
 	t.parked = append(t.parked, parked{
 		run: func(tn *Turn) { r.pastLocked(tn, t, lane, own) },

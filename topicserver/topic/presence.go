@@ -205,7 +205,7 @@ func (p *presence) newRef() uint64 {
 // Watch makes the topic's presences, and all changes to them, go to the lane. It is called by the lane's receiver.
 func (r *Registry) Watch(tn *Turn, lane *Lane, req *linkpb.Watch) {
 	ref := req.Ref
-	r.request(tn, lane, req.Topic, ref, 0, func(tn *Turn, t *Topic) { r.watchLocked(tn, t, lane, ref) })
+	r.request(tn, lane, req.Topic, ref, 0, func(tn *Turn, t *Topic) { r.watchLocked(tn, t, lane, ref) }, attendanceOf(lane))
 }
 
 // Track makes a member present or changes its meta, and replies with its reference. It is called by the lane's receiver.
@@ -219,11 +219,13 @@ func (r *Registry) Track(tn *Turn, lane *Lane, req *linkpb.Track) {
 	own := &linkpb.Track{Ref: req.Ref, Member: req.Member, Again: req.Again, Presence: &linkpb.Presence{
 		Ref: pr.Ref, Prev: pr.Prev, Key: strings.Clone(pr.Key), Meta: slices.Clone(pr.Meta),
 	}}
-	r.request(tn, lane, req.Topic, req.Ref, len(pr.Key)+len(pr.Meta), func(tn *Turn, t *Topic) { r.trackLocked(tn, t, lane, own) })
+	who := holder{lane.Gateway, lane.Instance, req.Member}
+	r.request(tn, lane, req.Topic, req.Ref, len(pr.Key)+len(pr.Meta), func(tn *Turn, t *Topic) { r.trackLocked(tn, t, lane, own) },
+		attendanceOf(lane), memberOf(who))
 }
 
 // request runs run under the topic's lock, now or when the topic's state is here.
-func (r *Registry) request(tn *Turn, lane *Lane, name string, ref uint64, size int, run func(*Turn, *Topic)) {
+func (r *Registry) request(tn *Turn, lane *Lane, name string, ref uint64, size int, run func(*Turn, *Topic), gives ...stake) {
 	t, code := r.need(name)
 	if t == nil {
 		r.absent(tn, lane, ref, code)
@@ -231,7 +233,7 @@ func (r *Registry) request(tn *Turn, lane *Lane, name string, ref uint64, size i
 	}
 	defer t.mu.Unlock()
 	if t.waiting {
-		r.park(tn, t, size, lane, ref, func(tn *Turn) { run(tn, t) })
+		r.park(tn, t, size, lane, ref, func(tn *Turn) { run(tn, t) }, gives...)
 		return
 	}
 	run(tn, t)
@@ -371,7 +373,7 @@ func (r *Registry) Untrack(tn *Turn, lane *Lane, req *linkpb.Untrack) {
 	// What waits runs in another goroutine's turn.
 	untrack := func(tn *Turn) { r.untrackLocked(tn, t, who, grace) }
 	if t.waiting {
-		t.parked = append(t.parked, parked{run: untrack})
+		t.parkEnd(memberOf(who), untrack)
 		return
 	}
 	untrack(tn)
@@ -409,7 +411,7 @@ func (r *Registry) Unwatch(tn *Turn, lane *Lane, name string) {
 		r.detachLocked(t, lane, tn.Now(), 0)
 	}
 	if t.waiting {
-		t.parked = append(t.parked, parked{run: detach})
+		t.parkEnd(attendanceOf(lane), detach)
 		return
 	}
 	detach(tn)

@@ -82,6 +82,9 @@ type Registry struct {
 	presences     atomic.Int64
 	presenceSends atomic.Uint64
 	presencePaced atomic.Uint64
+
+	parked        atomic.Int64 // bytes, of all topics
+	parkedRefused atomic.Uint64
 }
 
 type shard struct {
@@ -118,6 +121,7 @@ type Stats struct {
 	Presences   int64  // members now, over all topics
 	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
 	PresenceSends uint64
+	ParkedRefused uint64 // requests since the start that found too many waiting for their topic's state
 	PresencePaced uint64 // diffs since the start that had to wait because of the bytes of those before
 	History       history.Stats
 }
@@ -136,6 +140,7 @@ func (r *Registry) Stats() Stats {
 
 		PresenceSends: r.presenceSends.Load(),
 		PresencePaced: r.presencePaced.Load(),
+		ParkedRefused: r.parkedRefused.Load(),
 		History:       r.cfg.Store.Stats(),
 	}
 }
@@ -213,7 +218,7 @@ func (r *Registry) Subscribe(tn *Turn, lane *Lane, req *linkpb.Subscribe) {
 	if t.waiting {
 		own := &linkpb.Subscribe{Ref: req.Ref, Since: req.Since}
 		size := len(own.Since) * parkedCost
-		r.park(tn, t, size, lane, req.Ref, func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) })
+		r.park(tn, t, size, lane, req.Ref, func(tn *Turn) { r.subscribeLocked(tn, t, lane, own) }, subscriptionOf(lane))
 		return
 	}
 	r.subscribeLocked(tn, t, lane, req)
@@ -252,7 +257,7 @@ func (r *Registry) Unsubscribe(tn *Turn, lane *Lane, name string) {
 	}
 	defer t.mu.Unlock()
 	if t.waiting {
-		t.parked = append(t.parked, parked{run: func(tn *Turn) { r.dropLocked(t, lane, tn.Now()) }})
+		t.parkEnd(subscriptionOf(lane), func(tn *Turn) { r.dropLocked(t, lane, tn.Now()) })
 		return
 	}
 	r.dropLocked(t, lane, tn.Now())
@@ -296,7 +301,7 @@ func (r *Registry) drop(lane *Lane, now time.Time, silence time.Duration) {
 // Join adds a subscriber to those that the lane's gateway has on a topic. A gateway that has not subscribed the topic
 // has no subscribers on it, so its joins are ignored. It is called by the lane's receiver.
 func (r *Registry) Join(lane *Lane, req *linkpb.Join) {
-	r.member(req.Topic, req.Subscriber, func(t *Topic, id uint64) {
+	r.member(lane, req.Topic, req.Subscriber, func(t *Topic, id uint64) {
 		sub := t.subscriptionLocked(lane)
 		if sub == nil {
 			return
@@ -313,7 +318,7 @@ func (r *Registry) Join(lane *Lane, req *linkpb.Join) {
 
 // Leave takes a subscriber away. It is called by the lane's receiver.
 func (r *Registry) Leave(lane *Lane, req *linkpb.Leave) {
-	r.member(req.Topic, req.Subscriber, func(t *Topic, id uint64) {
+	r.member(lane, req.Topic, req.Subscriber, func(t *Topic, id uint64) {
 		sub := t.subscriptionLocked(lane)
 		if sub == nil {
 			return
@@ -326,14 +331,14 @@ func (r *Registry) Leave(lane *Lane, req *linkpb.Leave) {
 }
 
 // member runs change under the topic's lock, now or when the topic's state is here.
-func (r *Registry) member(name string, id uint64, change func(t *Topic, id uint64)) {
+func (r *Registry) member(lane *Lane, name string, id uint64, change func(t *Topic, id uint64)) {
 	t := r.lock(name)
 	if t == nil {
 		return
 	}
 	defer t.mu.Unlock()
 	if t.waiting {
-		t.parked = append(t.parked, parked{run: func(*Turn) { change(t, id) }})
+		r.parkChange(t, subscriptionOf(lane), func(*Turn) { change(t, id) })
 		return
 	}
 	change(t, id)
@@ -472,19 +477,6 @@ func (r *Registry) absent(tn *Turn, lane *Lane, ref uint64, code linkpb.Code) {
 
 func (r *Registry) notOwner(tn *Turn, lane *Lane, ref uint64) {
 	r.absent(tn, lane, ref, linkpb.Code_NOT_OWNER)
-}
-
-// park keeps a request with a reply until the topic's state is here.
-func (r *Registry) park(tn *Turn, t *Topic, size int, lane *Lane, ref uint64, run func(*Turn)) {
-	if t.parkedBytes+size+parkedCost > maxParked {
-		tn.Reply(lane, ref, linkpb.Code_OVERLOADED, tooManyWait, nil)
-		return
-	}
-	if t.parkedSince.IsZero() {
-		t.parkedSince = time.Now()
-	}
-	t.parkedBytes += size + parkedCost
-	t.parked = append(t.parked, parked{run: run, refuse: func(tn *Turn) { r.notOwner(tn, lane, ref) }})
 }
 
 // Sweep forgets the topics that no gateway subscribes, nobody has published to since idle ago, and whose history is

@@ -40,22 +40,10 @@ type Topic struct {
 	// While the topic's state may be on its way from another server, requests wait here, in their order.
 	waiting     bool
 	parked      []parked
-	parkedBytes int // of those that maxParked bounds
+	stakes      map[stake]struct{} // of those
+	parkedBytes int                // of those that maxParked bounds
 	parkedSince time.Time
 }
-
-// parked is a request that waits for its topic's state.
-type parked struct {
-	run    func(*Turn) // called under the topic's lock
-	refuse func(*Turn) // answers it NOT_OWNER, likewise; nil if the request has no reply
-}
-
-// maxParked bounds the bytes of requests with a reply that wait for one topic; more are refused as overload. Those
-// without one are few: what subscribers a gateway has bounds its joins.
-const (
-	maxParked  = 8 << 20
-	parkedCost = 512 // of a request besides its payload
-)
 
 // subscription is a gateway's interest in a topic and the subscribers that are its reason.
 type subscription struct {
