@@ -105,7 +105,7 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.topics.Stats().RateLimited) })
 	counter("topics_refused_total", "Requests for a topic over MAX_TOPICS, refused.",
 		func() float64 { return float64(s.topics.Stats().Refused) })
-	counter("parked_refused_total", "Requests for a topic whose state is on its way from another server, refused because too many wait for it.",
+	counter("parked_refused_total", "Requests for a topic whose state is on its way from another server, or for a name, refused because too many wait for it.",
 		func() float64 { return float64(s.topics.Stats().ParkedRefused) })
 	counter("repeats_total", "Publishes whose id was known, answered and not appended again.",
 		func() float64 { return float64(s.topics.Stats().Repeats) })

@@ -29,8 +29,12 @@ import (
 // the answer is a definite one.
 const maxNameWait = 4 * time.Second
 
-// maxNameCalls is how many requests wait for one name.
-const maxNameCalls = 256
+// maxNameCalls is how many requests wait for one name, and maxNameBytes bounds what they take, but for a single one that
+// is larger. What waits for all names counts with what waits for topics that move: maxParkedAll.
+const (
+	maxNameCalls = 256
+	maxNameBytes = 1 << 20
+)
 
 // exclusive is what a topic has more that stands for a name. Guarded by its topic's mutex.
 type exclusive struct {
@@ -44,6 +48,7 @@ type exclusive struct {
 	detached  time.Time // since when
 
 	calls []nameCall // that wait, in their order
+	bytes int        // of calls
 }
 
 // nameCall is a request that waits until it is clear who holds the name.
@@ -52,6 +57,8 @@ type nameCall struct {
 	req  *linkpb.Publish
 	at   time.Time
 }
+
+func (c nameCall) size() int { return len(c.req.Event) + len(c.req.Payload) + parkedCost }
 
 // nameClock knows which names are to be looked at, and when.
 type nameClock struct {
@@ -142,13 +149,13 @@ func (r *Registry) nameLocked(tn *Turn, t *Topic, c nameCall) {
 			return
 		}
 	case linkpb.NameOp_NAME_RELEASE:
-		x.calls = slices.DeleteFunc(x.calls, func(w nameCall) bool {
-			given := w.req.Name.Claim == c.req.Name.Claim && w.from.Instance == c.from.Instance && w.req.Name.Op != linkpb.NameOp_NAME_SEND
-			if given {
+		for _, w := range r.takeCallsLocked(x) {
+			if w.req.Name.Claim == c.req.Name.Claim && w.from.Instance == c.from.Instance && w.req.Name.Op != linkpb.NameOp_NAME_SEND {
 				tn.Reply(w.from, w.req.Ref, linkpb.Code_UNAVAILABLE, "given up by the session", nil)
+			} else {
+				r.keepCallLocked(x, w)
 			}
-			return given
-		})
+		}
 		if !mine {
 			reply(linkpb.Code_NAME_NOT_FOUND, "the session does not hold the name")
 			return
@@ -229,7 +236,7 @@ func (t *Topic) leaveNameLocked() {
 // vacateLocked takes the name from its holder.
 func (r *Registry) vacateLocked(t *Topic) {
 	t.leaveNameLocked()
-	*t.exclusive = exclusive{calls: t.exclusive.calls}
+	*t.exclusive = exclusive{calls: t.exclusive.calls, bytes: t.exclusive.bytes}
 	r.names.held.Add(-1)
 }
 
@@ -267,20 +274,33 @@ func (r *Registry) waitLocked(tn *Turn, t *Topic, c nameCall) {
 	case tn.Now().Sub(c.at) >= maxNameWait:
 		tn.Reply(c.from, c.req.Ref, linkpb.Code_UNAVAILABLE, "it is not clear yet who holds the name", nil)
 		return
-	case len(x.calls) >= maxNameCalls:
+	case len(x.calls) >= maxNameCalls, x.bytes > 0 && x.bytes+c.size() > maxNameBytes, r.parked.Load()+int64(c.size()) > maxParkedAll:
+		r.parkedRefused.Add(1)
 		tn.Reply(c.from, c.req.Ref, linkpb.Code_OVERLOADED, "too many requests wait for the name", nil)
 		return
 	}
 	c.req = cloneCall(c.req)
-	x.calls = append(x.calls, c)
+	r.keepCallLocked(x, c)
 	r.scheduleLocked(t)
+}
+
+func (r *Registry) keepCallLocked(x *exclusive, c nameCall) {
+	x.calls = append(x.calls, c)
+	x.bytes += c.size()
+	r.parked.Add(int64(c.size()))
+}
+
+// takeCallsLocked takes the requests that wait.
+func (r *Registry) takeCallsLocked(x *exclusive) []nameCall {
+	calls := x.calls
+	r.parked.Add(-int64(x.bytes))
+	x.calls, x.bytes = nil, 0
+	return calls
 }
 
 // runCallsLocked looks at the requests that wait, in their order.
 func (r *Registry) runCallsLocked(tn *Turn, t *Topic) {
-	calls := t.exclusive.calls
-	t.exclusive.calls = nil
-	for _, c := range calls {
+	for _, c := range r.takeCallsLocked(t.exclusive) {
 		r.nameLocked(tn, t, c)
 	}
 }
@@ -367,10 +387,9 @@ func (r *Registry) sealNameLocked(tn *Turn, t *Topic) *linkpb.NameHolder {
 	if x == nil {
 		return nil
 	}
-	for _, c := range x.calls {
+	for _, c := range r.takeCallsLocked(x) {
 		r.notOwner(tn, c.from, c.req.Ref)
 	}
-	x.calls = nil
 	if x.claim == 0 {
 		return nil
 	}

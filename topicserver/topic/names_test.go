@@ -2,6 +2,7 @@ package topic
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,6 +153,55 @@ func TestNames_WaitingEnds(t *testing.T) {
 	first, second := next[*linkpb.Reply](t, gws[0]), next[*linkpb.Reply](t, gws[0])
 	if first.Code != linkpb.Code_UNAVAILABLE || second.Code != linkpb.Code_NAME_NOT_FOUND {
 		t.Errorf("answers %v, %v", first, second)
+	}
+}
+
+// Long messages that wait for a name are bounded by what they take: of one name, and of all with what waits for topics. A
+// single one may be as long as it likes.
+func TestNames_WhatWaitsIsBounded(t *testing.T) {
+	r, gws := namesRegistry(t)
+	g := gws[0]
+	r.Doubt(time.Now().Add(time.Hour))
+	g.askLater(r, send, 1, 0, strings.Repeat("x", maxNameBytes+1))
+	g.nothingElse(t, r)
+	g.askLater(r, send, 2, 0, "y")
+	if rep := next[*linkpb.Reply](t, g); rep.Ref != 2 || rep.Code != linkpb.Code_OVERLOADED {
+		t.Fatalf("one more: %v", rep)
+	}
+	if n := r.parked.Load(); n < maxNameBytes || r.Stats().ParkedRefused != 1 {
+		t.Errorf("%d bytes are counted, %d refused", n, r.Stats().ParkedRefused)
+	}
+	r.names.doubt.Store(0)
+	r.SettleNames(time.Now().Add(time.Hour))
+	if rep := next[*linkpb.Reply](t, g); rep.Ref != 1 || rep.Code != linkpb.Code_NAME_NOT_FOUND {
+		t.Errorf("answer %v", rep)
+	}
+	if n := r.parked.Load(); n != 0 {
+		t.Errorf("%d bytes are counted though nothing waits", n)
+	}
+
+	r.Doubt(time.Now().Add(time.Hour))
+	const short = 64 << 10
+	for i := range uint64(maxNameBytes / short) {
+		g.askLater(r, register, i+1, 0, strings.Repeat("z", short-parkedCost-1))
+	}
+	g.askLater(r, register, 99, 0, "z")
+	g.askLater(r, release, 5, 0, "") // who gives up makes room
+	g.askLater(r, register, 98, 0, "z")
+	r.parked.Add(maxParkedAll)
+	g.askLater(r, register, 97, 0, "")
+	r.parked.Add(-maxParkedAll)
+	for _, want := range []*linkpb.Reply{
+		{Ref: 99, Code: linkpb.Code_OVERLOADED}, {Ref: 5, Code: linkpb.Code_UNAVAILABLE}, {Ref: 5, Code: linkpb.Code_NAME_NOT_FOUND},
+		{Ref: 97, Code: linkpb.Code_OVERLOADED},
+	} {
+		if rep := next[*linkpb.Reply](t, g); rep.Ref != want.Ref || rep.Code != want.Code {
+			t.Errorf("answer %v, want %v", rep, want)
+		}
+	}
+	r.Seal("reg:n", 8)
+	if n := r.parked.Load(); n != 0 {
+		t.Errorf("%d bytes are counted after the name has moved", n)
 	}
 }
 

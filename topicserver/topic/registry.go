@@ -121,7 +121,7 @@ type Stats struct {
 	Presences   int64  // members now, over all topics
 	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
 	PresenceSends uint64
-	ParkedRefused uint64 // requests since the start that found too many waiting for their topic's state
+	ParkedRefused uint64 // requests since the start that found too many waiting for their topic's state, or for their name
 	PresencePaced uint64 // diffs since the start that had to wait because of the bytes of those before
 	History       history.Stats
 }
