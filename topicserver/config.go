@@ -22,7 +22,7 @@ type Config struct {
 	HandoverTimeout time.Duration `env:"HANDOVER_TIMEOUT" envDefault:"5s" help:"how long to try to reach the old owner of topics before they begin anew"`
 	HistorySize     int           `env:"HISTORY_SIZE" envDefault:"256" help:"messages remembered per topic; 0 means none"`
 	HistoryBytes    int           `env:"HISTORY_BYTES" envDefault:"1048576" help:"bytes remembered per topic"`
-	HistoryTotal    int64         `env:"HISTORY_TOTAL_BYTES" envDefault:"1073741824" help:"bytes remembered over all topics; the topic used longest ago goes first"`
+	HistoryTotal    int64         `env:"HISTORY_TOTAL_BYTES" envDefault:"1073741824" help:"bytes remembered over all topics; the topic used longest ago goes first. A quarter of it again for publish ids"`
 	HistoryTTL      time.Duration `env:"HISTORY_TTL" envDefault:"2m" help:"how long a message and a publish id are remembered"`
 	HistoryIDs      int           `env:"HISTORY_IDS" envDefault:"10000" help:"publish ids remembered per topic, for retries; 0 means none"`
 	DigestInterval  time.Duration `env:"DIGEST_INTERVAL" envDefault:"2s" help:"how often gateways are told the positions that have moved"`

@@ -101,6 +101,9 @@ func (s *Server) register(reg *prometheus.Registry) {
 	gauge("history_bytes", "Bytes remembered now.", func() float64 { return float64(s.store.Stats().Bytes) })
 	counter("history_evicted_total", "Messages forgotten with their whole topic, for want of room.",
 		func() float64 { return float64(s.store.Stats().Evicted) })
+	gauge("publish_ids", "Publish ids remembered now.", func() float64 { return float64(s.topics.Stats().IDs) })
+	counter("publish_ids_evicted_total", "Publish ids forgotten before their time because those of all topics took too much.",
+		func() float64 { return float64(s.topics.Stats().IDsEvicted) })
 	counter("rate_limited_total", "Publishes over MAX_PUBLISHES_PER_TOPIC of their topic, refused.",
 		func() float64 { return float64(s.topics.Stats().RateLimited) })
 	counter("topics_refused_total", "Requests for a topic over MAX_TOPICS, refused.",

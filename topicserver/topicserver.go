@@ -112,7 +112,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 	s.take, s.give = newTake(s), newGive(s)
 	s.rings = ring.NewKeeper(rg, ring.Hooks{Changing: s.take.begin, Changed: s.ringChanged})
 	s.topics = topic.NewRegistry(topic.Config{
-		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, NameGrace: cfg.NameGrace, Claim: s.claim, Log: s.log,
+		Store: s.store, IDs: cfg.HistoryIDs, IDTTL: cfg.HistoryTTL, IDBytes: cfg.HistoryTotal / 4, NameGrace: cfg.NameGrace, Claim: s.claim, Log: s.log,
 		Tracer: s.tracer, FanOutTime: s.times.fanOut, PauseTime: s.times.pause,
 		Topics: cfg.MaxTopics, Publishes: rate.PerSecond(cfg.MaxPublishes, 2*cfg.MaxPublishes),
 		Presence: topic.Presence{Interval: cfg.PresenceInterval, Grace: cfg.PresenceGrace, Max: cfg.MaxPresences},

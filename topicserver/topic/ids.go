@@ -1,6 +1,7 @@
 package topic
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -19,6 +20,33 @@ type idWindow struct {
 	byID  map[publishID]idEntry
 	ring  []publishID
 	first int
+	all   *idTotal // static; nil if nobody counts
+}
+
+// idTotal counts the ids of all topics. Any goroutine may use it.
+type idTotal struct {
+	max     int64 // static; 0 is any number
+	count   atomic.Int64
+	evicted atomic.Uint64 // forgotten because there were too many over all topics
+}
+
+const (
+	// idCost is about the memory that an id takes, in bytes.
+	idCost = 128
+	// fewIDs is how many ids a topic may remember however many there are over all topics.
+	fewIDs = 16
+)
+
+// count notes that there are n ids more, or fewer.
+func (w *idWindow) count(n int) {
+	if w.all != nil && n != 0 {
+		w.all.count.Add(int64(n))
+	}
+}
+
+// crowded reports whether the topic is to forget ids because there are too many over all topics.
+func (w *idWindow) crowded() bool {
+	return w.all != nil && w.all.max > 0 && len(w.byID) >= fewIDs && w.all.count.Load() >= w.all.max
 }
 
 // idEntry is what an id stands for.
@@ -30,14 +58,18 @@ type idEntry struct {
 
 // find looks an id up, having forgotten the oldest ones as far as they are ttl old.
 func (w *idWindow) find(id publishID, now time.Time, ttl time.Duration) (e idEntry, ok bool) {
+	old := 0
 	for len(w.byID) > 0 && now.Sub(w.byID[w.ring[w.first]].at) >= ttl {
 		w.pop()
+		old++
 	}
+	w.count(-old)
 	e, ok = w.byID[id]
 	return e, ok
 }
 
-// add remembers an id that find has not found. The oldest ones beyond max are forgotten.
+// add remembers an id that find has not found. The oldest ones beyond max are forgotten; so are two for this one when all
+// topics together have too many, until the topic has few.
 func (w *idWindow) add(id publishID, e idEntry, max int) {
 	if max <= 0 {
 		return
@@ -45,8 +77,15 @@ func (w *idWindow) add(id publishID, e idEntry, max int) {
 	if w.byID == nil {
 		w.byID = make(map[publishID]idEntry)
 	}
+	before := len(w.byID)
 	for len(w.byID) >= max {
 		w.pop()
+	}
+	for range 2 {
+		if w.crowded() {
+			w.pop()
+			w.all.evicted.Add(1)
+		}
 	}
 	n := len(w.byID)
 	if n == len(w.ring) {
@@ -54,12 +93,26 @@ func (w *idWindow) add(id publishID, e idEntry, max int) {
 	}
 	w.ring[(w.first+n)%len(w.ring)] = id
 	w.byID[id] = e
+	w.count(len(w.byID) - before)
 }
 
-// pop forgets the oldest id, which there must be.
+// pop forgets the oldest id, which there must be. The caller counts it.
 func (w *idWindow) pop() {
 	delete(w.byID, w.ring[w.first])
 	w.first = (w.first + 1) % len(w.ring)
+}
+
+// clear forgets all ids.
+func (w *idWindow) clear() {
+	w.count(-len(w.byID))
+	w.byID, w.ring, w.first = nil, nil, 0
+}
+
+// rest forgets all ids if the newest is ttl old: find does that only when somebody publishes.
+func (w *idWindow) rest(now time.Time, ttl time.Duration) {
+	if n := len(w.byID); n > 0 && now.Sub(w.byID[w.ring[(w.first+n-1)%len(w.ring)]].at) >= ttl {
+		w.clear()
+	}
 }
 
 func (w *idWindow) grow() {

@@ -1,6 +1,7 @@
 package topic
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -87,6 +88,61 @@ func TestRestoreTakesEachIDOnce(t *testing.T) {
 	w.restore([]*linkpb.PublishID{{High: 3}}, time.Now(), 0)
 	if len(w.byID) != 2 {
 		t.Errorf("%d ids", len(w.byID))
+	}
+}
+
+// Ids of very many topics together are bounded: those that are published to forget theirs sooner, but each knows its last
+// ones. Those that nobody publishes to any more forget them all.
+func TestIDsOfAllTopicsAreBounded(t *testing.T) {
+	r := newRegistry(t)
+	const most = 1000
+	r.ids.max, r.cfg.IDs = most, 10*most
+	var tn Turn
+	lane := gateways(t, 1, true)[0].Lane
+	publish := func(topic string, id uint64) {
+		r.Publish(&tn, lane, &linkpb.Publish{Topic: topic, Event: "e", Payload: []byte("x"), IdLow: id})
+		tn.Flush()
+	}
+	for id := range uint64(2 * most) {
+		publish("t:loud", id+1)
+	}
+	if s := r.Stats(); s.IDs != most || s.IDsEvicted == 0 {
+		t.Errorf("%d ids are remembered, %d evicted", s.IDs, s.IDsEvicted)
+	}
+	const quiet = 20
+	for i := range quiet {
+		for id := range uint64(fewIDs) {
+			publish(fmt.Sprint("t:", i), id+1)
+		}
+	}
+	before := r.Stats()
+	for i := range quiet {
+		for id := range uint64(fewIDs) {
+			publish(fmt.Sprint("t:", i), id+1)
+		}
+	}
+	if s := r.Stats(); s.Repeats-before.Repeats != quiet*fewIDs {
+		t.Errorf("%d of %d publishes were known", s.Repeats-before.Repeats, quiet*fewIDs)
+	}
+	for id := range uint64(most) { // the loud one makes room
+		publish("t:loud", id+1+2*most)
+	}
+	if s := r.Stats(); s.IDs > most {
+		t.Errorf("%d ids are remembered", s.IDs)
+	}
+	r.Publish(&tn, lane, &linkpb.Publish{Topic: "t:loud", Event: "e", Payload: []byte("x"), IdLow: 3 * most})
+	if s := r.Stats(); s.Repeats-before.Repeats != quiet*fewIDs+1 {
+		t.Error("the last id is not known any more")
+	}
+
+	state, _ := r.Seal("t:1", 8)
+	if n := r.Stats().IDs; n > most-fewIDs || len(state.Ids) != fewIDs {
+		t.Errorf("%d ids are remembered after a move of %d", n, len(state.Ids))
+	}
+	r.cfg.IDTTL = time.Nanosecond
+	r.Sweep(time.Hour)
+	if n := r.Stats().IDs; n != 0 {
+		t.Errorf("%d ids outlive their time", n)
 	}
 }
 

@@ -27,8 +27,10 @@ type Config struct {
 	// Store remembers the topics' messages. Required.
 	Store history.Store
 	// IDs is how many publish ids a topic remembers, for IDTTL each; 0 is none.
-	IDs      int
-	IDTTL    time.Duration
+	IDs   int
+	IDTTL time.Duration
+	// IDBytes is about what the publish ids of all topics may take; beyond it topics forget theirs sooner. 0 is any amount.
+	IDBytes  int64
 	Presence Presence // bounds and times of presence
 	// Topics is how many topics there may be at a time; requests for others are refused as OVERLOADED. Those that other servers
 	// hand over come in any case. 0 is any number.
@@ -69,6 +71,7 @@ type Registry struct {
 	made   time.Time // the clock of the topics' rates begins here
 	shards [shards]shard
 	names  nameClock
+	ids    idTotal
 
 	// Counted here because only the registry sees every change.
 	topics      atomic.Int64
@@ -102,6 +105,7 @@ func NewRegistry(cfg Config) *Registry {
 	}
 	cfg.Presence = cfg.Presence.withDefaults()
 	r := &Registry{cfg: cfg, seed: maphash.MakeSeed(), wheel: newWheel(cfg.Presence.Interval), made: time.Now()}
+	r.ids.max = cfg.IDBytes / idCost
 	r.names.start = r.made
 	for i := range r.shards {
 		r.shards[i].topics = make(map[string]*Topic)
@@ -116,6 +120,8 @@ type Stats struct {
 	Publishes   uint64 // appended since the start
 	Repeats     uint64 // publishes since the start that were appended before and not again
 	RateLimited uint64 // publishes since the start that were over their topic's rate
+	IDs         int64  // publish ids remembered now, over all topics
+	IDsEvicted  uint64 // of those that were forgotten since the start, how many were because all topics had too many
 	Refused     uint64 // requests since the start for one topic more than there may be
 	FanoutSends uint64 // messages sent to gateways since the start: one per publish and gateway that subscribes
 	Presences   int64  // members now, over all topics
@@ -135,6 +141,8 @@ func (r *Registry) Stats() Stats {
 		Repeats:     r.repeats.Load(),
 		RateLimited: r.rateLimited.Load(),
 		Refused:     r.refused.Load(),
+		IDs:         r.ids.count.Load(),
+		IDsEvicted:  r.ids.evicted.Load(),
 		FanoutSends: r.sends.Load(),
 		Presences:   r.presences.Load(),
 
@@ -202,7 +210,7 @@ func (r *Registry) newTopic(name string) *Topic {
 	if mutant.Is(mutant.ReuseOffset) {
 		epoch = 1
 	}
-	return &Topic{name: strings.Clone(name), epoch: epoch, used: time.Now()}
+	return &Topic{name: strings.Clone(name), epoch: epoch, used: time.Now(), ids: idWindow{all: &r.ids}}
 }
 
 // Subscribe makes every later message of the topic go to the lane, and replies with the position it starts after,
@@ -490,6 +498,7 @@ func (r *Registry) Sweep(idle time.Duration) int {
 		s.mu.Lock()
 		for _, t := range s.topics {
 			t.mu.Lock()
+			t.ids.rest(now, r.cfg.IDTTL)
 			if len(t.subs) == 0 && t.presence == nil && !t.waiting && !t.namedLocked() && now.Sub(t.used) > idle {
 				r.removeLocked(s, t)
 				n++
@@ -506,5 +515,6 @@ func (r *Registry) removeLocked(s *shard, t *Topic) {
 	t.gone = true
 	delete(s.topics, t.name)
 	r.cfg.Store.Forget(t.name)
+	t.ids.clear()
 	r.topics.Add(-1)
 }
