@@ -197,7 +197,17 @@ func TestRealtime_WhoMayBroadcastByHTTP(t *testing.T) {
 		cfg.Gateways = 1
 		cfg.Gateway = func(cfg *gateway.Config) { quick(cfg); withAuth(cfg); cfg.APIOpen, cfg.APIKeys = false, keys }
 	})
-	neo := tokenFor("neo", time.Minute, []string{"realtime:lobby"})
+	slow := start(t, func(cfg *cluster.Config) {
+		cfg.Gateways = 1
+		cfg.Gateway = func(cfg *gateway.Config) {
+			quick(cfg)
+			withAuth(cfg)
+			cfg.APIOpen, cfg.APIKeys, cfg.Limits.Publishes = false, keys, 1
+		}
+	})
+	neo, trinity := tokenFor("neo", time.Minute, []string{"realtime:lobby"}), tokenFor("trinity", time.Minute, []string{"realtime:lobby"})
+	const batch = 500 // takes more time, at the rate of a message a second, than a test has
+	many := `{"messages":[` + strings.Repeat(`{"topic":"lobby","event":"shout"},`, batch) + `{"topic":"lobby","event":"shout"}]}`
 	large := `{"messages":[{"topic":"lobby","event":"shout","payload":{"text":"` + strings.Repeat("x", 50_000) + `"}}]}`
 	for _, tt := range []struct {
 		name    string
@@ -216,6 +226,11 @@ func TestRealtime_WhoMayBroadcastByHTTP(t *testing.T) {
 		{"tokens: none, and a large body", tokens, large, "X: y", 401},
 		{"tokens: another topic", tokens, strings.Replace(oneBroadcast, "lobby", "hall", 1), "Authorization: Bearer " + neo, 403},
 		{"tokens: an API key", tokens, oneBroadcast, "Apikey: shop-key", 202},
+		{"a rate: a batch goes through whole", slow, many, "Authorization: Bearer " + neo, 202},
+		{"a rate: the next waits for it", slow, oneBroadcast, "Authorization: Bearer " + neo, 429},
+		{"a rate: so does one that is too large", slow, strings.Repeat(" ", 2<<20), "Authorization: Bearer " + neo, 429},
+		{"a rate: of another user", slow, oneBroadcast, "Authorization: Bearer " + trinity, 202},
+		{"a rate: of an API key", slow, oneBroadcast, "Apikey: shop-key", 202},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, body := broadcastHTTP(t, tt.cluster.Gateways[0], "", jsonBody, tt.body, tt.header)

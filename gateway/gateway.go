@@ -193,7 +193,7 @@ func (g *Gateway) openSessions() {
 
 func (g *Gateway) openAPI() {
 	g.api = api.New(api.Config{
-		Router: g.router, Topics: g.topics, Keys: g.keys, Open: g.cfg.APIOpen, Rate: g.cfg.APIRate, MaxBody: g.cfg.APIMaxBody, MaxMessage: g.cfg.MaxMessage,
+		Router: g.router, Topics: g.topics, Keys: g.keys, Open: g.cfg.APIOpen, Rate: g.cfg.APIRate, UserRate: g.cfg.Limits.Publishes, MaxBody: g.cfg.APIMaxBody, MaxMessage: g.cfg.MaxMessage,
 		Timeout: 2*g.cfg.PublishTimeout + time.Second, Disconnect: g.disconnect, Gate: g.gate, Log: g.log,
 	})
 }

@@ -96,7 +96,7 @@ func (g *Gateway) register(reg *prometheus.Registry) {
 	}
 	gauge("ring_file_failed", "1 while the ring file is of no use and the ring in use is an older one.", flag(&g.ringFailed))
 	gauge("ring_file_stale", "1 while the ring in use came from a topic server and is newer than the ring file.", flag(&g.staleFile))
-	counter("api_limited_total", "API requests refused because their key had too many.", func() float64 { return float64(g.api.Limited()) })
+	counter("api_limited_total", "API requests refused because their key or user had too many.", func() float64 { return float64(g.api.Limited()) })
 	gauge("polls_forwarded", "Requests of long polls that are being forwarded to other gateways, now.",
 		func() float64 { now, _ := g.polls.Forwarding(); return float64(now) })
 	counter("polls_refused_total", "Requests of long polls that were not forwarded for want of room.",

@@ -52,6 +52,9 @@ func (g *Gateway) mayBroadcast(c *fiber.Ctx) error {
 		return err
 	}
 	c.Locals(identityKey, id)
+	if err := g.api.AllowedUser(c, id.User); err != nil {
+		return err
+	}
 	return c.Next()
 }
 
@@ -63,7 +66,11 @@ func (g *Gateway) tooLarge(c *fiber.Ctx) error {
 	if !strings.HasPrefix(c.Path(), api.RealtimePrefix) || !g.broadcastsByToken(c) {
 		return g.api.TooLarge(c)
 	}
-	if _, err := g.bearer(c); err != nil {
+	id, err := g.bearer(c)
+	if err == nil {
+		err = g.api.AllowedUser(c, id.User)
+	}
+	if err != nil {
 		return err
 	}
 	return g.api.Oversized()

@@ -14,7 +14,6 @@ import (
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"github.com/ringcast/ringcast/gateway/admission"
 	"github.com/ringcast/ringcast/gateway/router"
@@ -34,6 +33,8 @@ type Config struct {
 
 	// Rate is how many requests, and messages in them, a key may have a second; 0 is any number. Who needs no key has no rate.
 	Rate int
+	// UserRate is the same for a user who comes with a token, where that will do.
+	UserRate int
 
 	Disconnect Disconnector // required
 	// Gate admits publishes; nil admits all of them.
@@ -47,8 +48,8 @@ type Config struct {
 
 // API serves HTTP requests. Any goroutine may call its methods.
 type API struct {
-	cfg    Config
-	limits limits
+	cfg         Config
+	keys, users *limits
 }
 
 // New returns an API.
@@ -65,7 +66,7 @@ func New(cfg Config) *API {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	return &API{cfg: cfg, limits: limits{perSecond: cfg.Rate, byKey: make(map[string]*rate.Limiter)}}
+	return &API{cfg: cfg, keys: newLimits("key", cfg.Rate), users: newLimits("user", cfg.UserRate)}
 }
 
 // Prefix is what the paths of the API begin with.
@@ -145,7 +146,7 @@ func (a *API) TooLarge(c *fiber.Ctx) error {
 	if !a.cfg.Open {
 		k, err := a.caller(c)
 		if err == nil {
-			err = a.limits.take(k.name, time.Now())
+			err = a.keys.take(k.name, time.Now())
 		}
 		if err != nil {
 			return err

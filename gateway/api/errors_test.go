@@ -1,10 +1,10 @@
 package api
 
 import (
+	"strconv"
+	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/ringcast/ringcast/gateway/router"
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -35,7 +35,7 @@ func TestOutcomes(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	now := time.Now()
-	l := limits{perSecond: 10, byKey: make(map[string]*rate.Limiter)}
+	l := newLimits("key", 10)
 	take := func(name string, retryAfter int) {
 		t.Helper()
 		err := l.take(name, now)
@@ -72,4 +72,23 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	none.owe("shop", 1000, now)
+}
+
+// Users come and go; those whose rate is not used are forgotten, those who owe something are not.
+func TestLimitsOfManyUsers(t *testing.T) {
+	now := time.Now()
+	l := newLimits("user", 10)
+	l.owe("debtor", 1_000_000, now)
+	for i := range 20 * manyUsers {
+		if err := l.take(strconv.Itoa(i), now); err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if n := len(l.byKey); n > 3*manyUsers {
+		t.Errorf("%d users are remembered", n)
+	}
+	if err := l.take("debtor", now); err == nil || !strings.Contains(err.Error(), "the user may have 10") {
+		t.Errorf("a user who has had too much: %v", err)
+	}
 }

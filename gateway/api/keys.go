@@ -223,7 +223,7 @@ func (a *API) Allowed(c *fiber.Ctx, scope Scope) error {
 		return &Error{Status: fiber.StatusForbidden, Code: "forbidden", Detail: "key lacks scope " + string(scope), Definite: true}
 	}
 	c.Locals(keyLocal, found)
-	return a.limits.take(found.name, time.Now())
+	return a.keys.charge(c, found.name)
 }
 
 // caller returns the key that a request comes with, whatever its scopes, or the error to answer with.

@@ -311,10 +311,11 @@ func (a *API) broadcast(c *fiber.Ctx) error {
 	return a.publishAll(c, messages)
 }
 
-// owe counts all messages but the first, which is the request itself, against the rate of the request's key, if it has one.
+// owe counts all messages but the first, which is the request itself, against the rate of the request's key or user, if it
+// has one.
 func (a *API) owe(c *fiber.Ctx, messages []message) {
-	if k := keyOf(c); k.name != "" {
-		a.limits.owe(k.name, len(messages)-1, time.Now())
+	if p, ok := c.Locals(payerLocal).(payer); ok {
+		p.limits.owe(p.name, len(messages)-1, time.Now())
 	}
 }
 

@@ -37,8 +37,8 @@ func (a *API) RegisterRealtime(r fiber.Router, allowed fiber.Handler, may func(c
 			return a.broadcastRealtime(c, messages)
 		}
 	}
-	r.Post("/realtime/v1/api/broadcast", allowed, serve(a.readBroadcasts))
-	r.Post("/realtime/v1/api/broadcast/:topic/events/:event", allowed, serve(a.readBroadcast))
+	r.Post("/realtime/v1/api/broadcast", allowed, a.admit, serve(a.readBroadcasts))
+	r.Post("/realtime/v1/api/broadcast/:topic/events/:event", allowed, a.admit, serve(a.readBroadcast))
 }
 
 // readBroadcasts reads what channel.send falls back to: {"messages":[{"topic","event","payload","private"}]}.
