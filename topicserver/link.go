@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/ringcast/ringcast/topicserver/topic"
 )
 
-// laneServer serves one lane. All of it belongs to the goroutine that receives.
+// laneServer serves one lane. All of it belongs to the goroutine that receives, but for the rings.
 type laneServer struct {
 	s    *Server
 	wire *link.Lane
@@ -29,6 +30,10 @@ type laneServer struct {
 	refused bool        // the Hello was not accepted; nothing after it counts
 	bad     bool        // an item was none
 	turn    topic.Turn
+
+	learnMu  sync.Mutex
+	building bool         // a ring that came over the lane is being built;
+	newest   *linkpb.Ring // and this one has come meanwhile
 
 	// Requests are decoded into these, one at a time; what they point at is valid during the item only.
 	hello       linkpb.Hello
@@ -180,7 +185,7 @@ func (l *laneServer) otherItem(kind linkpb.Kind, body []byte) error {
 		if err := m.UnmarshalVT(body); err != nil {
 			return err
 		}
-		l.s.learnLater(m)
+		l.learnLater(m)
 	default:
 		return l.presenceItem(kind, body)
 	}

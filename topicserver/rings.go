@@ -93,23 +93,50 @@ func (s *Server) ringChanged(old, next *ring.Ring) {
 	}
 }
 
-// learnLater is learn for those who must not wait. Until it is done, requests for topics that the ring in use gives to others
-// wait: the peer that knows the newer ring may send them because of it.
-func (s *Server) learnLater(m *linkpb.Ring) {
+// learnLater is learn for a lane, which must not wait. Until it is done, requests for topics that the ring in use gives to
+// others wait: the peer that knows the newer ring may send them because of it. One ring of a lane is built at a time; of
+// those that come meanwhile the newest is next.
+func (l *laneServer) learnLater(m *linkpb.Ring) {
+	s := l.s
 	if s.compare(m); !s.rings.News(m.GetVersion()) {
 		return
 	}
+	l.learnMu.Lock()
+	defer l.learnMu.Unlock()
+	if l.building {
+		if m.GetVersion() >= l.newest.GetVersion() {
+			l.newest = m
+		}
+		return
+	}
+	l.building = true
 	s.building.Add(1)
 	s.learning.Go(func() {
 		defer s.take.resolve()
 		defer s.building.Add(-1)
-		defer func() {
-			if p := recover(); p != nil { // what one peer sends must not end the server
-				_ = s.panicked(p)
-			}
-		}()
-		s.learn([]*linkpb.Ring{m})
+		for m := m; m != nil; m = l.nextRing() {
+			s.tryLearn(m)
+		}
 	})
+}
+
+// nextRing returns the ring of the lane to be built next, nil if there is none.
+func (l *laneServer) nextRing() *linkpb.Ring {
+	l.learnMu.Lock()
+	defer l.learnMu.Unlock()
+	m := l.newest
+	l.newest, l.building = nil, m != nil
+	return m
+}
+
+// tryLearn is learn for one ring, for which a panic is one more way to fail: what one peer sends must not end the server.
+func (s *Server) tryLearn(m *linkpb.Ring) {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = s.panicked(p)
+		}
+	}()
+	s.learn([]*linkpb.Ring{m})
 }
 
 // learn takes rings that a peer knows: a newer one is used, older ones tell who may have topics of ours. Building a ring that
@@ -123,7 +150,7 @@ func (s *Server) learn(rings []*linkpb.Ring) {
 		}
 		r, err := link.DecodeRing(m)
 		if err != nil {
-			s.log.Error("a peer sent a bad ring", zap.Error(err))
+			s.ringLog.Log(s.log, zap.ErrorLevel, "a peer sent a bad ring", zap.Error(err))
 			continue
 		}
 		if s.rings.Learn(r) {
@@ -147,11 +174,11 @@ func (s *Server) compare(m *linkpb.Ring) {
 	switch current := s.rings.Current(); {
 	case current.TooFar(m.GetVersion()):
 		s.conflicts.Add(1)
-		s.log.Error("the version of a peer's ring is too far above the one in use: it is not taken",
+		s.ringLog.Log(s.log, zap.ErrorLevel, "the version of a peer's ring is too far above the one in use: it is not taken",
 			zap.Uint64("ring_version", m.Version), zap.Uint64("in_use", current.Version()))
 	case current.Version() == m.GetVersion() && !link.SameRing(m, current):
 		s.conflicts.Add(1)
-		s.log.Error("RING_CONFLICT: a peer's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
+		s.ringLog.Log(s.log, zap.ErrorLevel, "RING_CONFLICT: a peer's ring of the same version differs in content", zap.Uint64("ring_version", m.Version))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -30,10 +31,42 @@ func TestARingOfAPeerPanics(t *testing.T) {
 	s.take = newTake(s)
 	next := link.EncodeRing(rg)
 	next.Version++
-	s.learnLater(next)
+	(&laneServer{s: s}).learnLater(next)
 	s.learning.Wait()
 	if n := s.panics.Load(); n != 1 || s.building.Load() != 0 || s.rings.Current() != rg {
 		t.Errorf("%d panics, %d rings being built, version %d", n, s.building.Load(), s.rings.Current().Version())
+	}
+}
+
+// A gateway that sends rings without an end has one of them built at a time, and the newest when that is done; the log is
+// not filled with them.
+func TestAFloodOfRings(t *testing.T) {
+	s := start(t, Config{})
+	g := s.connect(t, "gw-a")
+	newest, err := ring.New(400, []ring.Server{{ID: "ts-a", Addr: "127.0.0.1:1"}, {ID: "ts-z", Addr: "127.0.0.1:2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.learnMu.Lock()
+	running := runtime.NumGoroutine()
+	for i := range uint64(300) {
+		g.Append(linkpb.KindUpRing, &linkpb.Ring{Version: 8 + i}) // of no use
+	}
+	g.Append(linkpb.KindUpRing, link.EncodeRing(newest))
+	for i := range uint64(300) {
+		g.Append(linkpb.KindUpRing, &linkpb.Ring{Version: 7}) // in conflict
+		g.Append(linkpb.KindUpRing, &linkpb.Ring{Version: 8 + i})
+	}
+	g.send(linkpb.KindPublish, &linkpb.Publish{Ref: 1, Topic: "t:a", IdLow: 1})
+	g.reply(t, 1)
+	if n := runtime.NumGoroutine(); n > running+20 || s.building.Load() != 1 {
+		t.Errorf("%d goroutines, %d before; %d lanes have rings built", n, running, s.building.Load())
+	}
+	s.learnMu.Unlock()
+	waitFor(t, "the newest ring", func() bool { return s.RingVersion() == 400 })
+	waitFor(t, "all to be built", func() bool { return s.building.Load() == 0 })
+	if n := s.logs.FilterLevelExact(zap.ErrorLevel).Len(); n == 0 || n > 100 {
+		t.Errorf("%d lines", n)
 	}
 }
 

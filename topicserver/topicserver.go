@@ -46,12 +46,13 @@ type Server struct {
 	serving    atomic.Bool
 	refused    atomic.Uint64 // lanes that were answered with a Refusal
 	refusals   link.LogLimit // logs those
+	ringLog    link.LogLimit // logs rings of peers that are not taken
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
 	badLanes   atomic.Uint64 // lanes that ended because of what the gateway sent
 	closed     link.Closed
 	panics     atomic.Uint64 // met elsewhere than on lanes
 	conflicts  atomic.Uint64 // rings of peers with the version of ours and other content
-	building   atomic.Int64  // rings that learnLater has begun and not finished with
+	building   atomic.Int64  // lanes with rings that learnLater has begun and not finished with
 	moves      moves
 	times      times
 	tracer     *trace.Tracer
@@ -98,6 +99,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		cfg:      cfg,
 		instance: rand.Uint64(),
 		refusals: link.LogLimit{PerSecond: 20}, // each lane of some gateways
+		ringLog:  link.LogLimit{PerSecond: 20},
 		store:    history.NewMemory(cfg.history()),
 		log:      d.Log.With(zap.String("server", cfg.ID)),
 		lanes:    make(map[laneKey]*lane),
