@@ -120,10 +120,12 @@ func (a *Attendance) Untrack(grace bool) {
 	a.forget()
 	p, unlock := a.lock()
 	defer unlock()
-	if p.members[a.id] == nil {
+	m := p.members[a.id]
+	if m == nil {
 		return
 	}
 	delete(p.members, a.id)
+	p.lane.giveUp(m.ref)
 	p.lane.tell(linkpb.KindUntrack, &linkpb.Untrack{Topic: a.topic, Member: a.id, Grace: grace})
 	a.local.touch(p.lane)
 }
@@ -166,6 +168,7 @@ func (a *Attendance) End(grace bool) {
 	if p.loops &^= 1 << l.loop.Index(); p.loops == 0 {
 		delete(s.presences, a.topic)
 		p.lane.tell(linkpb.KindUnwatch, &linkpb.Unwatch{Topic: a.topic})
+		p.lane.giveUp(p.watchRef)
 		l.touch(p.lane)
 	}
 }

@@ -178,6 +178,9 @@ func (u *up) decode(body []byte) error {
 		err := m.UnmarshalVT(body)
 		u.text = fmt.Sprintf("ring %d", m.Version)
 		return err
+	case linkpb.KindWatch, linkpb.KindUnwatch, linkpb.KindTrack, linkpb.KindUntrack:
+		u.text = fmt.Sprintf("of presence: %d", u.kind)
+		return nil
 	}
 	return fmt.Errorf("item of kind %d", u.kind)
 }

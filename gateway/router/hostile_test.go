@@ -47,6 +47,36 @@ func TestALongDetailIsCut(t *testing.T) {
 	}
 }
 
+// A server that takes requests and answers none has the gateway remember no more of them than somebody still waits for.
+func TestRequestsThatAreNeverAnswered(t *testing.T) {
+	const topics = 200
+	w := newWorld(t, 1)
+	w.start()
+	first := w.member("t:0")
+	for i := range topics {
+		m := *first
+		m.topic, m.outcomes = fmt.Sprint("t:", i), make(chan Outcome, 9)
+		m.onLoop(func() {
+			m.join()
+			a := m.local.Attend(m.topic, &m.channel)
+			a.Track("key", []byte("{}"), m.done)
+			m.leave()
+			a.End(false)
+		})
+	}
+	requests := func() int {
+		l := w.r.everyLane()[0]
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.pending) + l.fetches
+	}
+	w.eventually("all is given up", func() bool { return requests() == 0 })
+	// One that somebody waits for is remembered, and answered.
+	last := w.member("t:last")
+	last.onLoop(last.join)
+	w.eventually("it is asked", func() bool { return requests() == 2 })
+}
+
 // A snapshot whose rest never comes, and members without end, end the lane.
 func TestPresencesWithoutAnEnd(t *testing.T) {
 	for name, more := range map[string]bool{"one change": true, "many changes": false} {

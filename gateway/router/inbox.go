@@ -141,6 +141,7 @@ func (in *inbox) news(kind linkpb.Kind, body []byte) error {
 func (in *inbox) answer(rep *linkpb.Reply) {
 	p, ok := in.lane.take(rep.Ref)
 	if !ok || p.ask != nil {
+		in.resuming = max(in.resuming-1, 0) // it may have been a topic's that was given up
 		return
 	}
 	if p.publish != nil {

@@ -526,6 +526,14 @@ func (l *lane) take(ref uint64) (pending, bool) {
 	return p, ok
 }
 
+// giveUp forgets a request that nobody wants the Reply to any more, as far as it has none yet: a server that does not answer
+// must not have the gateway remember all that it was ever asked.
+func (l *lane) giveUp(ref uint64) {
+	if ref != 0 {
+		l.take(ref)
+	}
+}
+
 // dropLocked takes a request out of those that wait.
 func (l *lane) dropLocked(ref uint64) {
 	p := l.pending[ref]

@@ -43,6 +43,7 @@ func (sub *subscription) reroute(r *Router, touch func(*lane)) {
 	if n != nil {
 		touch(n.lane)
 		n.lane.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
+		n.lane.giveUp(n.fetch.ref)
 		sub.next = nil
 		r.moving.Add(-1)
 	}
@@ -88,6 +89,7 @@ func (sub *subscription) ask(r *Router, now bool) bool {
 // switchLane makes lane the one that counts. Joins that waited for the old lane's answer wait for the new one's.
 func (sub *subscription) switchLane(lane *lane) {
 	f := &sub.fetch
+	sub.lane.giveUp(f.ref)
 	wants := f.wants
 	for _, w := range f.nextWants {
 		wants = want(wants, w)

@@ -118,6 +118,10 @@ func (p *presence) reroute(r *Router, touch func(*lane)) {
 		return
 	}
 	p.lane.tell(linkpb.KindUnwatch, &linkpb.Unwatch{Topic: p.name})
+	p.lane.giveUp(p.watchRef)
+	for _, m := range p.members {
+		p.lane.giveUp(m.ref)
+	}
 	touch(p.lane)
 	touch(target)
 	p.disconnected()

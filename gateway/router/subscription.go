@@ -211,8 +211,10 @@ func (r *Router) unsubscribeIdle(now time.Time) {
 			}
 			// Under the shard's lock, so that a later subscribe of the topic follows it on the lane.
 			lanes := []*lane{sub.lane}
-			if sub.next != nil {
-				lanes = append(lanes, sub.next.lane)
+			sub.lane.giveUp(sub.fetch.ref)
+			if n := sub.next; n != nil {
+				lanes = append(lanes, n.lane)
+				n.lane.giveUp(n.fetch.ref)
 				r.moving.Add(-1)
 			}
 			for _, l := range lanes {
