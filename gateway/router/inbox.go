@@ -302,13 +302,14 @@ func (in *inbox) deliver(sub *subscription, m *hub.Message) {
 	}
 }
 
-// digest compares a subscription with what its owner says to have sent: a lost tail shows nowhere else.
+// digest compares a subscription with what its owner says to have sent: a lost tail shows nowhere else, nor does an owner
+// that has gone back and whose messages look like old ones.
 func (in *inbox) digest(topic string, top hub.Position) {
 	s := in.lane.r.shard(topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sub := s.topics[topic]
-	if sub == nil || sub.lane != in.lane || !sub.flowing || len(sub.held) > 0 || sub.last.Reached(top) {
+	if sub == nil || sub.lane != in.lane || !sub.flowing || len(sub.held) > 0 || sub.last == top {
 		return
 	}
 	sub.resync(in.lane.r)

@@ -320,11 +320,11 @@ func (l *Local) expire(now time.Time) {
 }
 
 // end ends the topic's channels on this loop, because the outcome of its subscription shows that they have missed
-// messages. Channels that joined after what was missed stay. Joins that wait for the topic are no part of what is lost;
-// their answer comes right behind.
-func (l *Local) end(topic string, o Outcome) {
+// messages. Channels that joined after what was missed stay, but if the topic is rewound: what is published from there on
+// would pass all of them by. Joins that wait for the topic are no part of what is lost; their answer comes right behind.
+func (l *Local) end(topic string, o Outcome, rewound bool) {
 	last, ok := l.hub.Last(topic)
-	if !ok || o.OK() && last.Reached(o.Position) {
+	if !ok || o.OK() && last.Reached(o.Position) && !rewound {
 		return
 	}
 	for c := range l.hub.ChannelsOf(topic) {
@@ -355,6 +355,7 @@ const (
 	eventDone
 	eventSubscribed
 	eventEnd
+	eventRewound // eventEnd, and positions begin again below those that were delivered
 	eventAnnounce
 	eventName
 	eventNameLost
@@ -488,8 +489,8 @@ func (l *Local) handle(events []event) {
 			e.done(e.outcome)
 		case eventSubscribed:
 			l.subscribed(e)
-		case eventEnd:
-			l.end(e.sub.name, e.outcome)
+		case eventEnd, eventRewound:
+			l.end(e.sub.name, e.outcome, e.kind == eventRewound)
 		case eventAnnounce:
 			l.announceTopic(e.sub.name)
 		case eventName:

@@ -311,8 +311,16 @@ func (in *inbox) gap(sub *subscription, o Outcome) {
 	in.lane.r.gapLog.Log(in.lane.log, zap.WarnLevel, "messages were lost", zap.String("topic", sub.name), zap.Stringer("code", o.Code),
 		zap.Uint64("from_epoch", sub.last.Epoch), zap.Uint64("from", sub.last.Offset),
 		zap.Uint64("to_epoch", o.Position.Epoch), zap.Uint64("to", o.Position.Offset))
-	in.postMask(sub, sub.live, event{kind: eventEnd, sub: sub, outcome: o})
+	kind := eventEnd
+	if o.OK() && wentBack(o.Position, sub.last) {
+		kind = eventRewound
+	}
+	in.postMask(sub, sub.live, event{kind: kind, sub: sub, outcome: o})
 }
+
+// wentBack reports whether an owner that says it is at p has gone back: it was at last before, in the same epoch. None may
+// do that; a new epoch is for one that has forgotten.
+func wentBack(p, last hub.Position) bool { return p.Epoch == last.Epoch && p.Offset < last.Offset }
 
 // nextFetch begins the fetch that was asked for while the last one was under way.
 func (sub *subscription) nextFetch() {
