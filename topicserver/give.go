@@ -20,7 +20,8 @@ import (
 //
 // Lock order: give.mu → those of package topic.
 type give struct {
-	s *Server
+	s         *Server
+	busyPause time.Duration // static; well below the silence that a taker allows
 
 	mu    sync.Mutex
 	given map[string]*given
@@ -45,7 +46,9 @@ type taker struct {
 // that is well below what a handover may queue.
 const maxUnsent = 1 << 20
 
-func newGive(s *Server) *give { return &give{s: s, given: make(map[string]*given)} }
+func newGive(s *Server) *give {
+	return &give{s: s, busyPause: time.Second, given: make(map[string]*given)}
+}
 
 // serve serves one handover.
 func (gv *give) serve(h *link.Handover) error {
@@ -66,9 +69,11 @@ func (gv *give) serve(h *link.Handover) error {
 		return fmt.Errorf("peer presents id %q, which is another server of no ring known here", peer.id)
 	}
 	h.Greeted()
+	done := gv.busy(h)
 	gv.arrived(first.Arrived, peer)
-	rg, err := gv.offer(h, peer)
-	if err != nil {
+	rg, names := gv.list(peer)
+	done()
+	if err := gv.offer(h, names); err != nil {
 		return err
 	}
 	for {
@@ -101,9 +106,36 @@ func (s *Server) wrongCluster(peer, cluster string) error {
 	return fmt.Errorf("peer %.255q is of cluster %.64q, topic server %q of cluster %q", peer, cluster, s.cfg.ID, s.cfg.Cluster)
 }
 
-// hasRoom waits until the peer has read most of what was sent to it. It reports false when the handover has ended.
+// busy keeps a handover going while this server is not ready to say what it has: to list a million topics takes seconds. It
+// ends when done is called.
+func (gv *give) busy(h *link.Handover) (done func()) {
+	stop := make(chan struct{})
+	var ticks sync.WaitGroup
+	ticks.Go(func() {
+		tick := time.NewTicker(gv.busyPause)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			if h.Send(&linkpb.Gives{Cluster: gv.s.cfg.Cluster}) != nil {
+				return
+			}
+		}
+	})
+	return func() {
+		close(stop)
+		ticks.Wait()
+	}
+}
+
+// hasRoom waits until the peer has read most of what was sent to it. It reports false when the handover has ended. A peer that reads
+// nothing ends it.
 func hasRoom(h *link.Handover) bool {
 	for h.Backlog() > maxUnsent {
+		h.Await()
 		select {
 		case <-h.Context().Done():
 			return false
@@ -113,10 +145,8 @@ func hasRoom(h *link.Handover) bool {
 	return true
 }
 
-// offer tells the peer the rings known here and every topic that is here and the peer's. It returns the ring that this
-// is true under.
-func (gv *give) offer(h *link.Handover, peer taker) (*ring.Ring, error) {
-	rg, names := gv.list(peer)
+// offer tells the peer the rings known here and the topics that list has named.
+func (gv *give) offer(h *link.Handover, names []string) error {
 	m := &linkpb.Gives{Cluster: gv.s.cfg.Cluster}
 	for _, r := range gv.s.rings.Known() {
 		m.Rings = append(m.Rings, link.EncodeRing(r))
@@ -127,17 +157,17 @@ func (gv *give) offer(h *link.Handover, peer taker) (*ring.Ring, error) {
 		m.Offers, names = names[:n], names[n:]
 		m.Offered = len(names) == 0
 		if err := h.Send(m); err != nil || m.Offered {
-			return rg, err
+			return err
 		}
 		m = &linkpb.Gives{}
 		if !hasRoom(h) {
-			return rg, h.Context().Err()
+			return h.Context().Err()
 		}
 	}
 }
 
-// list names the topics for a peer: those that the ring in use gives to it, and those that were sealed for it. What was sealed
-// for an earlier process of the same server is forgotten.
+// list names the topics for a peer: those that the ring in use gives to it, and those that were sealed for it. It returns that ring
+// too. What was sealed for an earlier process of the same server is forgotten.
 func (gv *give) list(peer taker) (*ring.Ring, []string) {
 	gv.mu.Lock()
 	defer gv.mu.Unlock()

@@ -16,9 +16,11 @@ type giver struct {
 
 	down    bool                 // it cannot be reached at once
 	talks   bool                 // there is a connection to it
+	telling bool                 // it has begun to say what it has; there is stall for that
 	settled bool                 // what is not in offers it has not, or it was given up
 	offers  map[string]offer     // not installed yet
 	pulled  map[string]time.Time // when those on their way were asked for
+	later   []string             // those that the giver waits for itself, and perhaps some that it has given since
 	urgent  []string             // those that requests wait for, and names that are not on offer
 	wake    chan struct{}        // urgent has something
 }
@@ -131,7 +133,7 @@ func (tk *take) unreached(g *giver, l lateness) (gaveUp bool) {
 	tk.mu.Lock()
 	if !g.settled {
 		g.down = g.down || len(g.was) > 0
-		g.settled = g.dead || len(g.was) == 0 && (l == tooLate || l == late && !g.talks)
+		g.settled = g.dead || len(g.was) == 0 && (l == tooLate && !g.telling || l == late && !g.talks)
 		gaveUp = g.settled
 	}
 	tk.mu.Unlock()
@@ -146,7 +148,14 @@ func (tk *take) unreached(g *giver, l lateness) (gaveUp bool) {
 func (tk *take) connected(g *giver, is bool) {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
-	g.talks = is
+	g.talks, g.telling = is, false
+}
+
+// tells notes that a giver has begun to say what it has.
+func (tk *take) tells(g *giver) {
+	tk.mu.Lock()
+	defer tk.mu.Unlock()
+	g.telling = true
 }
 
 // doubt holds names back that a giver may have had.
@@ -164,7 +173,7 @@ func (tk *take) giveUp(g *giver) {
 	tk.dead[g.server.ID] = true
 	tk.s.moves.lost.Add(uint64(len(g.offers)))
 	clear(g.offers)
-	g.urgent = nil
+	g.urgent, g.later = nil, nil
 	tk.mu.Unlock()
 	tk.resolve()
 }
@@ -173,7 +182,7 @@ func (tk *take) giveUp(g *giver) {
 func (tk *take) offered(g *giver, offers map[string]offer, waiting []string) {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
-	g.offers, g.settled, g.urgent = offers, true, waiting
+	g.offers, g.settled, g.urgent, g.later = offers, true, waiting, nil
 	delete(tk.dead, g.server.ID)
 	clear(g.pulled)
 }
@@ -230,9 +239,10 @@ func (tk *take) drop(g *giver, name string) {
 func (tk *take) again(g *giver) {
 	tk.mu.Lock()
 	defer tk.mu.Unlock()
-	for name, state := range g.offers {
-		if state == later {
+	for _, name := range g.later {
+		if g.offers[name] == later {
 			g.offers[name] = open
 		}
 	}
+	g.later = g.later[:0]
 }

@@ -43,6 +43,10 @@ type take struct {
 	s    *Server
 	kick chan struct{} // a new round is due
 
+	// Static.
+	stall     time.Duration // how long a giver may give nothing
+	maxOffers int           // how many topics it may offer
+
 	mu     sync.Mutex
 	givers map[string]*giver // of the current round, by server id; empty when everything is settled
 	dead   map[string]bool   // servers that were given up and have not been reached since
@@ -61,18 +65,35 @@ const (
 	// redialPause is the time between two attempts to reach a giver, redialSlow that after it was given up.
 	redialPause = 50 * time.Millisecond
 	redialSlow  = time.Second
+	// stallTime, on top of four times HandoverTimeout, is how long a giver that can be reached may go without giving anything. It
+	// may wait for others itself, one after another.
+	stallTime = 20 * time.Second
 )
 
 // errNewRing ends a handover of a round that is not the current one any more.
 var errNewRing = errors.New("the ring has changed")
 
-var errUnasked = errors.New("peer gives what was not asked for")
+var (
+	errUnasked = errors.New("peer gives what was not asked for")
+	errStalled = errors.New("peer has given nothing for too long")
+)
 
 func newTake(s *Server) *take {
-	return &take{
+	tk := &take{
 		s: s, kick: make(chan struct{}, 1), givers: make(map[string]*giver), dead: make(map[string]bool),
 		arrived: make(map[string]map[string]*linkpb.Position),
 	}
+	tk.stall, tk.maxOffers = stallTime+4*s.cfg.HandoverTimeout, maxOffers(s.cfg.MaxTopics)
+	return tk
+}
+
+// maxOffers is how many topics another server may offer: twice as many as it should have at all, since those that servers hand over
+// come on top.
+func maxOffers(maxTopics int) int {
+	if maxTopics == 0 {
+		return 1 << 26
+	}
+	return max(2*maxTopics, 1<<20)
 }
 
 // run runs round after round until ctx is canceled.
@@ -116,6 +137,7 @@ func (tk *take) from(ctx context.Context, g *giver) {
 	defer time.AfterFunc(startPatience, over(late)).Stop()
 	defer time.AfterFunc(max(startPatience, tk.s.cfg.HandoverTimeout), over(tooLate)).Stop()
 	deadline, gaveUp := time.Now().Add(patience), false
+	progress := time.Now() // when it gave something last
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -125,8 +147,12 @@ func (tk *take) from(ctx context.Context, g *giver) {
 		case <-pause.C:
 		}
 		began := time.Now()
-		reached, taken, err := tk.trySession(ctx, g)
+		if gaveUp {
+			progress = began // nothing has waited for it
+		}
+		reached, taken, err := tk.trySession(ctx, g, progress.Add(tk.stall))
 		if taken > 0 {
+			progress = time.Now()
 			log.Info("took topics over", zap.Int("topics", taken), zap.Uint64("ring_version", tk.s.rings.Current().Version()))
 		}
 		if ctx.Err() != nil {
@@ -136,7 +162,7 @@ func (tk *take) from(ctx context.Context, g *giver) {
 			tk.finish(g)
 			return
 		}
-		if taken > 0 || reached && time.Since(began) > redialSlow {
+		if taken > 0 || reached && time.Since(began) > redialSlow && time.Since(progress) < tk.stall {
 			deadline, gaveUp = time.Now().Add(patience), false // it was at work
 		}
 		if !reached {
@@ -189,18 +215,18 @@ func (tk *take) resolveOne(name string) {
 }
 
 // trySession is session, for which a panic is one more way to fail: what one peer sends must not end the server.
-func (tk *take) trySession(ctx context.Context, g *giver) (reached bool, taken int, err error) {
+func (tk *take) trySession(ctx context.Context, g *giver, stalls time.Time) (reached bool, taken int, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = tk.s.panicked(p)
 		}
 	}()
-	return tk.session(ctx, g)
+	return tk.session(ctx, g, stalls)
 }
 
 // session is one connection to a giver. It returns nil when everything that the giver has for us is installed, and
-// whether the giver has told what that is.
-func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
+// whether the giver has told what that is. It ends at a time by which the giver has given nothing.
+func (tk *take) session(ctx context.Context, g *giver, stalls time.Time) (reached bool, taken int, err error) {
 	cfg := tk.s.links
 	cfg.Server = g.server.ID
 	hello := tk.hello(g)
@@ -211,27 +237,49 @@ func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int,
 	defer t.Close()
 	tk.connected(g, true)
 	defer tk.connected(g, false)
-	offers := make(map[string]offer)
-	for done := false; !done; {
-		m, err := t.Receive()
-		if err != nil {
-			return false, 0, err
-		}
-		if !link.SameCluster(m.Cluster, tk.s.cfg.Cluster) {
-			return false, 0, tk.s.wrongCluster(g.server.ID, m.Cluster)
-		}
-		t.Greeted()
-		tk.heard(g, hello.Arrived)
-		tk.s.learn(m.Rings)
-		for _, name := range m.Offers {
-			offers[name] = open
-		}
-		done = m.Offered
+	stalled := time.AfterFunc(time.Until(stalls), func() { t.End(errStalled) })
+	defer stalled.Stop()
+	offers, err := tk.hearOffers(t, g, hello)
+	if err != nil {
+		return false, 0, err
 	}
 	tk.offered(g, offers, tk.s.topics.Waiting())
 	tk.resolve()
-	taken, err = tk.pull(ctx, t, g)
+	taken, err = tk.pull(ctx, t, g, stalled)
 	return true, taken, err
+}
+
+// hearOffers receives all that the giver has to say before it is asked for anything.
+func (tk *take) hearOffers(t *link.Taking, g *giver, hello *linkpb.Wants) (map[string]offer, error) {
+	offers := make(map[string]offer)
+	for told := false; ; {
+		m, err := t.Receive()
+		if err != nil {
+			return nil, err
+		}
+		if !link.SameCluster(m.Cluster, tk.s.cfg.Cluster) {
+			return nil, tk.s.wrongCluster(g.server.ID, m.Cluster)
+		}
+		t.Greeted()
+		tk.tells(g)
+		tk.heard(g, hello.Arrived)
+		if !told {
+			tk.s.learn(m.Rings)
+			told = len(m.Rings) > 0
+		}
+		for _, name := range m.Offers {
+			if !validName(name) {
+				return nil, fmt.Errorf("peer offers %.255q: %s", name, badName)
+			}
+			offers[name] = open
+		}
+		switch {
+		case len(offers) > tk.maxOffers:
+			return nil, fmt.Errorf("peer offers more than %d topics", tk.maxOffers)
+		case m.Offered:
+			return offers, nil
+		}
+	}
 }
 
 // hello is the first message to a giver. Older rings are left out when there is no room for them.
@@ -252,8 +300,9 @@ func (tk *take) hello(g *giver) *linkpb.Wants {
 	return m
 }
 
-// pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it.
-func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, err error) {
+// pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it. What comes over
+// puts stalled off.
+func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver, stalled *time.Timer) (taken int, err error) {
 	answers, failed := make(chan *linkpb.TopicState, 2*pullWindow), make(chan error, 1)
 	var receiver sync.WaitGroup
 	defer receiver.Wait()
@@ -303,7 +352,9 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver) (taken int, 
 			if err != nil {
 				return taken, err
 			}
-			taken += n
+			if taken += n; n > 0 {
+				stalled.Reset(tk.stall)
+			}
 			if err := t.Send(&linkpb.Wants{Taken: []string{state.Topic}}); err != nil {
 				return taken, err
 			}
@@ -355,6 +406,7 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 	notYet := state.Absent && state.MovedTo == g.server.ID
 	if ok && notYet {
 		g.offers[name] = later
+		g.later = append(g.later, name)
 	}
 	tk.mu.Unlock()
 	switch {
@@ -368,7 +420,7 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 	case bad != nil:
 		// As if the giver did not have it: it begins anew here, or another server has it.
 		tk.s.moves.refused.Add(1)
-		tk.s.log.Error("what another server has of a topic cannot be; the topic begins anew",
+		tk.s.stateLog.Log(tk.s.log, zap.ErrorLevel, "what another server has of a topic cannot be; the topic begins anew",
 			zap.String("topic", name), zap.String("old_owner", g.server.ID), zap.Error(bad))
 	case !state.Absent:
 		tk.mu.Lock()

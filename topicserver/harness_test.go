@@ -103,8 +103,8 @@ func listenAlone(t testing.TB) net.Listener {
 	return lis
 }
 
-// startOn starts the topic server cfg.ID.
-func startOn(t testing.TB, cfg Config, rg *ring.Ring, lis net.Listener) *server {
+// startOn starts the topic server cfg.ID, with what tweaks change before it serves.
+func startOn(t testing.TB, cfg Config, rg *ring.Ring, lis net.Listener, tweaks ...func(*Server)) *server {
 	t.Helper()
 	if cfg.HistorySize == 0 {
 		cfg.HistorySize, cfg.HistoryIDs = 256, 1000
@@ -121,6 +121,9 @@ func startOn(t testing.TB, cfg Config, rg *ring.Ring, lis net.Listener) *server 
 		t.Fatal(err)
 	}
 	s.links = unhurried
+	for _, tweak := range tweaks {
+		tweak(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx, lis) }()

@@ -139,12 +139,15 @@ func (s *Server) tryLearn(m *linkpb.Ring) {
 	s.learn([]*linkpb.Ring{m})
 }
 
+// maxTold is how many rings of one message count; no peer knows more.
+const maxTold = 16
+
 // learn takes rings that a peer knows: a newer one is used, older ones tell who may have topics of ours. Building a ring that
 // is news takes milliseconds, a second if it is large; several peers that tell the same one have it built once.
 func (s *Server) learn(rings []*linkpb.Ring) {
 	s.learnMu.Lock()
 	defer s.learnMu.Unlock()
-	for _, m := range rings {
+	for _, m := range rings[:min(len(rings), maxTold)] {
 		if s.compare(m); !s.rings.News(m.GetVersion()) {
 			continue
 		}

@@ -1,7 +1,6 @@
 package topicserver
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -112,7 +111,7 @@ func TestArrivedEarlier(t *testing.T) {
 // Requests for topics on offer come in buffers of lanes, which are used again while the topics are fetched.
 func TestATopicThatIsAskedForHasANameOfItsOwn(t *testing.T) {
 	request := []byte("t:moves")
-	tk := newTake(nil)
+	tk := newTake(&Server{})
 	g := &giver{
 		server: ring.Server{ID: "ts-a"}, offers: map[string]offer{"t:moves": open, "t:other": open},
 		pulled: make(map[string]time.Time), wake: make(chan struct{}, 1),
@@ -135,6 +134,7 @@ func TestABusyServerIsWaitedFor(t *testing.T) {
 	tk := s.take
 	for _, test := range []struct {
 		talks  bool
+		tells  bool
 		was    []*ring.Ring
 		dead   bool
 		at     lateness
@@ -144,15 +144,19 @@ func TestABusyServerIsWaitedFor(t *testing.T) {
 		{talks: false, at: late, gaveUp: true},
 		{talks: true, at: late},
 		{talks: true, at: tooLate, gaveUp: true},
+		{talks: true, tells: true, at: tooLate},          // for as long as it may stall
 		{was: []*ring.Ring{s.rings.Current()}, at: late}, // from looks after these
 		{was: []*ring.Ring{s.rings.Current()}, at: tooLate},
 		{dead: true, at: soon, gaveUp: true},
 	} {
 		g := &giver{server: ring.Server{ID: "ts-b"}, was: test.was, dead: test.dead}
-		tk.connected(g, test.talks)
+		if tk.connected(g, test.talks); test.tells {
+			tk.tells(g)
+		}
 		if got := tk.unreached(g, test.at); got != test.gaveUp || g.settled != test.gaveUp {
 			t.Errorf("%+v: given up %t, settled %t", test, got, g.settled)
 		}
+		tk.connected(g, false)
 		g.settled = true
 		if tk.unreached(g, tooLate) {
 			t.Errorf("%+v: given up though it has told", test)
@@ -274,10 +278,6 @@ func TestAStateThatCannotBe(t *testing.T) {
 	states := map[string]*linkpb.TopicState{good: state(good, good), bad: state(bad, good)}
 	forgotten := make(chan string, 2)
 	giver := func(h *link.Handover) error {
-		if _, err := h.Receive(); err != nil {
-			return err
-		}
-		h.Greeted()
 		err := h.Send(&linkpb.Gives{Rings: []*linkpb.Ring{link.EncodeRing(r2)}, Offers: names, Offered: true})
 		for err == nil {
 			var m *linkpb.Wants
@@ -294,18 +294,7 @@ func TestAStateThatCannotBe(t *testing.T) {
 		}
 		return err
 	}
-	served := make(chan error, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		served <- link.Serve(ctx, b, link.ServeConfig{Config: unhurried, Handover: giver, Handle: func(l *link.Lane) { l.Close() }})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := await(t, "the giver to return", served); err != nil {
-			t.Error(err)
-		}
-	})
-
+	giveByHand(t, b, giver)
 	s := startOn(t, Config{ID: "ts-a"}, r2, lis)
 	done := []string{await(t, "a topic to be forgotten", forgotten), await(t, "the other topic to be forgotten", forgotten)}
 	if slices.Sort(done); !slices.Equal(done, slices.Sorted(slices.Values(names))) {

@@ -47,6 +47,7 @@ type Server struct {
 	refused    atomic.Uint64 // lanes that were answered with a Refusal
 	refusals   link.LogLimit // logs those
 	ringLog    link.LogLimit // logs rings of peers that are not taken
+	stateLog   link.LogLimit // logs states of topics that cannot be
 	slowLanes  atomic.Uint64 // lanes that ended because the gateway did not read
 	badLanes   atomic.Uint64 // lanes that ended because of what the gateway sent
 	closed     link.Closed
@@ -100,6 +101,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Server, error) {
 		instance: rand.Uint64(),
 		refusals: link.LogLimit{PerSecond: 20}, // each lane of some gateways
 		ringLog:  link.LogLimit{PerSecond: 20},
+		stateLog: link.LogLimit{PerSecond: 20},
 		store:    history.NewMemory(cfg.history()),
 		log:      d.Log.With(zap.String("server", cfg.ID)),
 		lanes:    make(map[laneKey]*lane),

@@ -259,6 +259,24 @@ func (c *conn) reason() error {
 	return c.err
 }
 
+// await lets a proven peer be silent for as long as that is allowed from now on.
+func (c *conn) await() {
+	if c.unproven.Load() < 0 {
+		_ = c.SetReadDeadline(time.Now().Add(c.silence))
+	}
+}
+
+// ended returns why the connection was closed instead of what dRPC says then, which may be no more than that a context was canceled.
+func (c *conn) ended(err error) error {
+	if err == nil {
+		return nil
+	}
+	if why := c.reason(); why != nil {
+		return why
+	}
+	return err
+}
+
 // backlog returns how many bytes wait for the peer.
 func (c *conn) backlog() int {
 	c.mu.Lock()

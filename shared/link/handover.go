@@ -23,11 +23,20 @@ func (h *Handover) Greeted() { h.conn.prove() }
 
 // Receive waits for the next message. An error means that the handover has ended, by whomever; a peer that is silent or a
 // stranger ends it within the times of Config.
-func (h *Handover) Receive() (*linkpb.Wants, error) { return h.stream.Recv() }
+func (h *Handover) Receive() (*linkpb.Wants, error) {
+	m, err := h.stream.Recv()
+	return m, h.conn.ended(err)
+}
 
 // Send sends a message. It does not wait for the peer: nil means that the message is queued, not that it has come. An error
-// means that the handover has ended.
-func (h *Handover) Send(m *linkpb.Gives) error { return h.stream.Send(m) }
+// means that the handover has ended. The peer may be silent for Config.Silence from then on: it had to listen.
+func (h *Handover) Send(m *linkpb.Gives) error {
+	h.Await()
+	return h.conn.ended(h.stream.Send(m))
+}
+
+// Await lets the peer be silent for Config.Silence from now on. It is for a giver that has the peer wait.
+func (h *Handover) Await() { h.conn.await() }
 
 // Backlog returns how many bytes wait for a peer that does not read. More than Config.MaxQueued end the handover.
 func (h *Handover) Backlog() int { return h.conn.backlog() }
@@ -83,10 +92,16 @@ func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*T
 func (t *Taking) Greeted() { t.conn.prove() }
 
 // Receive is Handover.Receive.
-func (t *Taking) Receive() (*linkpb.Gives, error) { return t.stream.Recv() }
+func (t *Taking) Receive() (*linkpb.Gives, error) {
+	m, err := t.stream.Recv()
+	return m, t.conn.ended(err)
+}
 
 // Send is Handover.Send.
-func (t *Taking) Send(m *linkpb.Wants) error { return t.stream.Send(m) }
+func (t *Taking) Send(m *linkpb.Wants) error { return t.conn.ended(t.stream.Send(m)) }
+
+// End ends the handover for a reason, which Receive and Send return from then on. Any goroutine may call it; it does not wait.
+func (t *Taking) End(why error) { t.conn.fail(why) }
 
 // Close ends the handover and waits for its goroutines, not for the peer. It may be called again.
 func (t *Taking) Close() {

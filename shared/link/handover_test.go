@@ -169,8 +169,22 @@ func TestHandoverEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.Greeted()
-		if m, err := h.Receive(); err == nil {
-			t.Errorf("got %v", m)
+		if m, err := h.Receive(); !errors.Is(err, ErrSilentPeer) {
+			t.Errorf("got %v, %v", m, err)
+		}
+	})
+	t.Run("for a reason", func(t *testing.T) {
+		h := take(t, addr, Config{}, &linkpb.Wants{Server: "answer"})
+		if _, err := h.Receive(); err != nil {
+			t.Fatal(err)
+		}
+		why := errors.New("enough")
+		time.AfterFunc(time.Millisecond, func() { h.End(why) })
+		if m, err := h.Receive(); !errors.Is(err, why) {
+			t.Errorf("got %v, %v", m, err)
+		}
+		if err := h.Send(&linkpb.Wants{}); !errors.Is(err, why) {
+			t.Errorf("sent with %v", err)
 		}
 	})
 	t.Run("canceled", func(t *testing.T) {
@@ -223,6 +237,24 @@ func TestSilentPeer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A peer that has to wait for this end is not silent meanwhile.
+func TestAPeerThatHasToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, peer := net.Pipe()
+		defer peer.Close()
+		c := newConn(near, Config{Silence: 3 * time.Second}.withDefaults(), func() {})
+		c.await() // a stranger is given no more than before
+		c.prove()
+		begin := time.Now()
+		time.AfterFunc(2*time.Second, c.await)
+		time.AfterFunc(4*time.Second, c.await)
+		_, err := c.Read(make([]byte, 16))
+		if took := time.Since(begin); !errors.Is(err, ErrSilentPeer) || took != 7*time.Second {
+			t.Errorf("ended after %v with %v", took, err)
+		}
+	})
 }
 
 // A reader that waits already when the peer is proven is under the bound too.

@@ -56,6 +56,7 @@ type server struct {
 	rpc     *drpcserver.Server
 	lanes   atomic.Int64
 	refused LogLimit
+	ended   LogLimit // handovers
 }
 
 func newServer(cfg ServeConfig) (*server, error) {
@@ -69,7 +70,7 @@ func newServer(cfg ServeConfig) (*server, error) {
 	if cfg.Closed == nil {
 		cfg.Closed = new(Closed)
 	}
-	s := &server{cfg: cfg}
+	s := &server{cfg: cfg, ended: LogLimit{PerSecond: 20}} // each server of a ring
 	mux := drpcmux.New()
 	if err := linkpb.DRPCRegisterLinks(mux, s); err != nil {
 		return nil, fmt.Errorf("link: register: %w", err)
@@ -187,7 +188,7 @@ func (s *server) Handover(stream linkpb.DRPCLinks_HandoverStream) error {
 	c.served = true
 	err := s.cfg.Handover(&Handover{stream: stream, conn: c})
 	if err != nil && stream.Context().Err() == nil {
-		s.cfg.Log.Warn("handover ended", zap.Stringer("peer", c.RemoteAddr()), zap.Error(err))
+		s.ended.Log(s.cfg.Log, zap.WarnLevel, "handover ended", zap.Stringer("peer", c.RemoteAddr()), zap.Error(err))
 	}
 	_ = c.Close()
 	return nil

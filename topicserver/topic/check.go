@@ -13,6 +13,9 @@ import (
 // maxGateway is the longest id of a gateway, in bytes.
 const maxGateway = 255
 
+// maxOffset is the highest offset that a topic may come with. Behind it there is room for all messages that can ever be.
+const maxOffset = 1 << 62
+
 // namePrefix begins the topics that stand for exclusive names.
 const namePrefix = "reg:"
 
@@ -26,6 +29,8 @@ func CheckState(state *linkpb.TopicState) error {
 	switch {
 	case p.GetEpoch() == 0:
 		return errors.New("it has no epoch")
+	case p.Offset > maxOffset:
+		return fmt.Errorf("offset %d leaves no room for messages to come", p.Offset)
 	case uint64(len(state.History)) > p.Offset:
 		return fmt.Errorf("%d messages up to offset %d", len(state.History), p.Offset)
 	}

@@ -38,6 +38,9 @@ func TestCheckState(t *testing.T) {
 		{"no position", func(s *linkpb.TopicState) { s.Position = nil }, "it has no epoch"},
 		{"no epoch", func(s *linkpb.TopicState) { s.Position.Epoch = 0 }, "it has no epoch"},
 		{"a past before the first message", func(s *linkpb.TopicState) { s.Position.Offset = 2 }, "3 messages up to offset 2"},
+		{"an offset near the last there is", func(s *linkpb.TopicState) {
+			s.Position.Offset, s.History, s.Ids = 1<<62+1, nil, nil
+		}, "offset 4611686018427387905 leaves no room for messages to come"},
 		{"offsets that do not rise", second(func(m *linkpb.Message) { m.Position.Offset = 3 }), "message 2 of 3: it has offset 3, want 4"},
 		{"a hole", second(func(m *linkpb.Message) { m.Position.Offset = 5 }), "message 2 of 3: it has offset 5, want 4"},
 		{"a past that ends elsewhere", func(s *linkpb.TopicState) { s.Position.Offset = 6 }, "message 1 of 3: it has offset 3, want 4"},

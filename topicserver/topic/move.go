@@ -118,7 +118,7 @@ func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 	defer t.mu.Unlock()
 	if !t.waiting {
 		if p := state.GetPosition(); p != nil && p.Epoch != t.epoch {
-			r.cfg.Log.Warn("discarded what another server had of a topic that has begun anew here",
+			r.moved.Log(r.cfg.Log, zap.WarnLevel, "discarded what another server had of a topic that has begun anew here",
 				zap.String("topic", t.name), zap.Uint64("messages", p.Offset))
 		}
 		return false
@@ -173,7 +173,7 @@ func (r *Registry) restoreLocked(tn *Turn, t *Topic, state *linkpb.TopicState) {
 	}
 	if err := r.cfg.Store.Restore(t.name, past, tn.Now()); err != nil {
 		// The positions go on all the same; those who come for the past are told that it is gone.
-		r.cfg.Log.Error("history of a topic that came over is lost", zap.String("topic", t.name), zap.Error(err))
+		r.moved.Log(r.cfg.Log, zap.ErrorLevel, "history of a topic that came over is lost", zap.String("topic", t.name), zap.Error(err))
 	}
 	if !mutant.Is(mutant.ForgetIDs) {
 		t.ids.restore(state.Ids, tn.Now(), r.cfg.IDs)

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
 	"github.com/ringcast/ringcast/shared/mutant"
 	"github.com/ringcast/ringcast/shared/rate"
 	"github.com/ringcast/ringcast/shared/trace"
@@ -72,6 +73,8 @@ type Registry struct {
 	shards [shards]shard
 	names  nameClock
 	ids    idTotal
+	failed link.LogLimit // logs publishes that fail
+	moved  link.LogLimit // logs topics that do not come over as they should
 
 	// Counted here because only the registry sees every change.
 	topics      atomic.Int64
@@ -411,7 +414,7 @@ func (r *Registry) publishLocked(tn *Turn, t *Topic, from *Lane, req *linkpb.Pub
 		Position: history.Position{Epoch: pos.Epoch, Offset: pos.Offset}, Item: item,
 	}, tn.Now())
 	if err != nil {
-		r.cfg.Log.Error("publish not appended", zap.String("topic", t.name), zap.Error(err))
+		r.failed.Log(r.cfg.Log, zap.ErrorLevel, "publish not appended", zap.String("topic", t.name), zap.Error(err))
 		tn.Reply(from, req.Ref, linkpb.Code_INTERNAL, "not appended", nil)
 		span.Fail("not appended")
 		span.End(time.Now())

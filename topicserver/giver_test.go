@@ -1,0 +1,181 @@
+package topicserver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/ring"
+)
+
+// giveByHand is another server whose handovers do what a test wants once they are greeted.
+func giveByHand(t *testing.T, lis net.Listener, give func(*link.Handover) error) {
+	t.Helper()
+	served := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	handover := func(h *link.Handover) error {
+		if _, err := h.Receive(); err != nil {
+			return err
+		}
+		h.Greeted()
+		return give(h)
+	}
+	go func() {
+		served <- link.Serve(ctx, lis, link.ServeConfig{Config: unhurried, Handover: handover, Handle: func(l *link.Lane) { l.Close() }})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := await(t, "the giver to return", served); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// takeFrom starts ts-a under a ring that has it alone, where ts-b was in the one before and gives as told. It returns a topic that
+// may be at ts-b.
+func takeFrom(t *testing.T, give func(*link.Handover) error, tweak func(*take)) (s *server, name string) {
+	t.Helper()
+	a, b := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+	both := []ring.Server{{ID: "ts-a", Addr: a.Addr().String()}, {ID: "ts-b", Addr: b.Addr().String()}}
+	r1, err := ring.New(1, both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r2, err := ring.New(2, both[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	giveByHand(t, b, give)
+	s = startOn(t, Config{ID: "ts-a", HandoverTimeout: 50 * time.Millisecond}, r1, a, func(s *Server) { tweak(s.take) })
+	if err := s.rings.Replace(r2); err != nil {
+		t.Fatal(err)
+	}
+	return s, ownedBy(t, 1, r1, "ts-b", r2, "ts-a")[0]
+}
+
+// A server that can be reached and gives nothing, in whatever way, keeps topics waiting for no longer than the bound.
+func TestAGiverThatGivesNothing(t *testing.T) {
+	name := make(chan string, 1) // on offer
+	answer := func(h *link.Handover, state func(name string) *linkpb.TopicState) error {
+		offered := <-name
+		name <- offered
+		if err := h.Send(&linkpb.Gives{Offers: []string{offered}, Offered: true}); err != nil {
+			return err
+		}
+		for {
+			m, err := h.Receive()
+			if err != nil {
+				return err
+			}
+			for _, name := range m.Pull {
+				if s := state(name); s != nil {
+					_ = h.Send(&linkpb.Gives{State: s})
+				}
+			}
+		}
+	}
+	for _, test := range []struct {
+		name string
+		give func(*link.Handover) error
+	}{
+		{"offers that trickle", func(h *link.Handover) error {
+			for h.Send(&linkpb.Gives{}) == nil {
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		}},
+		{"not yet, for ever", func(h *link.Handover) error {
+			return answer(h, func(name string) *linkpb.TopicState {
+				return &linkpb.TopicState{Topic: name, Absent: true, MovedTo: "ts-b"}
+			})
+		}},
+		{"no answer", func(h *link.Handover) error {
+			return answer(h, func(string) *linkpb.TopicState { return nil })
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, topic := takeFrom(t, test.give, func(tk *take) { tk.stall = 300 * time.Millisecond })
+			name <- topic
+			defer func() { <-name }()
+			if p := s.connect(t, "gw-a").publishAt(t, topic, "x"); p.Offset != 1 {
+				t.Errorf("published at %v", p)
+			}
+			const gaveUp = "cannot get the topics of this server that another may have; those that are used begin anew here"
+			lines := s.logs.FilterMessage(gaveUp).All()
+			if len(lines) == 0 || lines[0].ContextMap()["error"] != errStalled.Error() {
+				t.Errorf("log %v", lines)
+			}
+		})
+	}
+}
+
+// A server that offers topics without an end, or some that cannot be, is not listened to: what is kept of it is bounded.
+func TestOffersThatAreNotListenedTo(t *testing.T) {
+	endless := func(h *link.Handover) error {
+		for n, err := 0, error(nil); err == nil; n += 100 {
+			m := &linkpb.Gives{}
+			for i := range 100 {
+				m.Offers = append(m.Offers, fmt.Sprint("t:", n+i))
+			}
+			err = h.Send(m)
+		}
+		return nil
+	}
+	for want, give := range map[string]func(*link.Handover) error{
+		"peer offers more than 1000 topics": endless,
+		`peer offers "": topic must be 1 to 255 bytes of UTF-8`: func(h *link.Handover) error {
+			return h.Send(&linkpb.Gives{Offers: []string{"t:a", ""}, Offered: true})
+		},
+	} {
+		s, topic := takeFrom(t, give, func(tk *take) { tk.maxOffers = 1000 })
+		if p := s.connect(t, "gw-a").publishAt(t, topic, "x"); p.Offset != 1 {
+			t.Errorf("published at %v", p)
+		}
+		waitFor(t, want, func() bool {
+			for _, e := range s.logs.FilterLevelExact(zapcore.WarnLevel).All() {
+				if e.ContextMap()["error"] == want {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	if n := maxOffers(0); n < 1<<20 {
+		t.Errorf("%d offers where there may be any number of topics", n)
+	}
+	if n := maxOffers(10_000_000); n != 20_000_000 {
+		t.Errorf("%d offers where there may be 10000000 topics", n)
+	}
+}
+
+// To list very many topics takes longer than a peer may be silent. Both ends know that the other one is at work.
+func TestAGiverThatIsNotReadyKeepsTheHandover(t *testing.T) {
+	s := startOn(t, Config{ID: "ts-a"}, testRing(t, "ts-a", "ts-b"), listen(t, "127.0.0.1:0"), func(s *Server) {
+		s.give.busyPause = time.Millisecond
+	})
+	s.give.mu.Lock() // so it cannot list
+	h, err := link.Take(t.Context(), s.addr, unhurried, &linkpb.Wants{Server: "ts-b"})
+	if err != nil {
+		s.give.mu.Unlock()
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for i := 0; ; i++ {
+		m, err := h.Receive()
+		if err != nil || m.Offered {
+			if i < 3 || err != nil {
+				t.Errorf("message %d: %v, %v", i, m, err)
+			}
+			break
+		}
+		if h.Greeted(); i == 3 {
+			s.give.mu.Unlock()
+		}
+	}
+}
