@@ -133,6 +133,11 @@ func Dial(ctx context.Context, address string, cfg Config) (*Client, error) {
 		c.own = &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
 		c.cfg.HTTPClient = &http.Client{Transport: c.own}
 	}
+	if c.cfg.HTTPClient.CheckRedirect == nil {
+		own := *c.cfg.HTTPClient
+		own.CheckRedirect = checkRedirect
+		c.cfg.HTTPClient = &own
+	}
 	c.events = newEventQueue(cfg.QueueMessages, cfg.QueueBytes)
 	ws, err := c.connect(ctx)
 	if err != nil {
@@ -144,8 +149,17 @@ func Dial(ctx context.Context, address string, cfg Config) (*Client, error) {
 	return c, nil
 }
 
+// checkRedirect is http.Client's own rule, which the WebSocket library takes away: it would follow redirects without an end.
+func checkRedirect(_ *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("stopped after 10 redirects")
+	}
+	return nil
+}
+
 // Close closes the connection with status 1000 and returns once every goroutine of the client has ended: it waits for the
-// callback that is running, for a last one (OnState with StateClosed), and for a server that does not answer two seconds.
+// callback that is running, for a last one (OnState with StateClosed), and two seconds for a server that does not answer, five for
+// one that sends on.
 // Calls in progress fail with ErrClosed; messages that wait for callbacks are dropped. Close may be called several times
 // and always returns nil. It must not be called from a callback, for which it would wait: there, use go c.Close().
 func (c *Client) Close() error {
@@ -280,6 +294,15 @@ func (c *Client) waitUp(ctx context.Context) error {
 		return ctx.Err()
 	case <-c.ctx.Done():
 		return ErrClosed
+	}
+}
+
+// drop ends the connection, if there is one, for a reason. It is made again.
+func (c *Client) drop(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		c.conn.end(why)
 	}
 }
 

@@ -35,6 +35,9 @@ var (
 	// ErrSlowCallbacks is why a connection was given up when more messages waited for callbacks than Config allows.
 	ErrSlowCallbacks = errors.New("callbacks are too slow: message queue is full")
 
+	// ErrPresenceTooLarge is why a connection was given up when a server told of more members than a Presence keeps.
+	ErrPresenceTooLarge = errors.New("more than may be kept")
+
 	// ErrNoHeartbeat is why a connection was given up when a heartbeat stayed unanswered.
 	ErrNoHeartbeat = errors.New("no heartbeat reply")
 )

@@ -79,6 +79,7 @@ type Names struct {
 	mu       sync.Mutex
 	held     map[string]bool // names to be asked for again; false while that goes on
 	requests map[string]chan NameMessage
+	restores int // how many restores have begun; only the last one goes on
 }
 
 // Names joins the part of the service that knows names. A client has one Names at a time; the second is ErrTopicInUse.
@@ -249,7 +250,11 @@ func (n *Names) lost(msg Message) {
 func (n *Names) restore() {
 	ctx, c := n.ch.client.ctx, n.ch.client
 	began := time.Now()
-	for attempt := 0; ; attempt++ {
+	n.mu.Lock()
+	n.restores++
+	mine := n.restores
+	n.mu.Unlock()
+	for attempt := 0; n.restoring(mine); attempt++ {
 		left := 0
 		for _, name := range n.Held() {
 			err := n.push(ctx, "register", name)
@@ -276,6 +281,12 @@ func (n *Names) restore() {
 			return
 		}
 	}
+}
+
+func (n *Names) restoring(mine int) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.restores == mine
 }
 
 // bytesPayload adds bytes to a payload: as a string, or as base64 if they are not UTF-8.

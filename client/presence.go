@@ -29,6 +29,10 @@ type PresenceConfig struct {
 	// Watch makes the channel only see who is there. Track makes it present.
 	Watch bool
 
+	// MaxBytes bounds what is kept of who is there: keys and metas, and 128 bytes for each of these. More breaks the connection
+	// with ErrPresenceTooLarge. Default 64 MiB, which is enough for 10 000 members.
+	MaxBytes int
+
 	// OnJoin is told of metas that have come under a key, with those that were there before: none if the key is new.
 	OnJoin func(key string, before, joined []PresenceMeta)
 	// OnLeave is told of metas that have gone, with those that remain: none if the key is gone too.
@@ -67,8 +71,10 @@ type Presence struct {
 	present map[string][]PresenceMeta
 
 	// Owned by the callback goroutine.
-	synced bool           // the state that belongs to the present join has come
-	ahead  []presenceDiff // diffs that came before it
+	synced     bool           // the state that belongs to the present join has come
+	ahead      []presenceDiff // diffs that came before it
+	aheadBytes int            // of their payloads
+	bytes      int            // of present, as sizeOf counts
 }
 
 type presenceDiff struct{ Joins, Leaves presenceState }
@@ -78,6 +84,9 @@ type presenceDiff struct{ Joins, Leaves presenceState }
 // is not so, or that cfg.Meta is no object.
 func NewPresence(ch *Channel, cfg PresenceConfig) (*Presence, error) {
 	p := &Presence{ch: ch, cfg: cfg, key: cfg.Key, present: make(map[string][]PresenceMeta)}
+	if p.cfg.MaxBytes <= 0 {
+		p.cfg.MaxBytes = 64 << 20
+	}
 	if !cfg.Watch {
 		var err error
 		if p.meta, err = encodeMeta(cfg.Meta); err != nil {
@@ -214,7 +223,7 @@ const presenceParam = "presence"
 func (p *Presence) changed(change ChannelChange) {
 	switch change.State {
 	case ChannelJoined:
-		p.synced, p.ahead = false, nil
+		p.unsync()
 		var response struct{ Presence struct{ Key string } }
 		if json.Unmarshal(change.Response, &response) == nil && response.Presence.Key != "" {
 			p.mu.Lock()
@@ -223,7 +232,7 @@ func (p *Presence) changed(change ChannelChange) {
 		}
 		p.ch.client.running.Go(p.catchUp) // the callback goroutine is one of those that are running
 	case ChannelClosed:
-		p.synced = false
+		p.unsync()
 	}
 }
 
@@ -246,12 +255,22 @@ func (p *Presence) state(m Message) {
 		}
 	}
 	p.mu.Unlock()
-	p.apply(d)
-	for _, later := range p.ahead {
-		p.apply(later)
+	for _, d := range append([]presenceDiff{d}, p.ahead...) {
+		if !p.apply(d) {
+			return
+		}
 	}
-	p.synced, p.ahead = true, nil
+	p.unsync()
+	p.synced = true
 	p.sync()
+}
+
+func (p *Presence) unsync() { p.synced, p.ahead, p.aheadBytes = false, nil, 0 }
+
+// tooLarge gives up on a server that tells of more than may be kept.
+func (p *Presence) tooLarge() {
+	p.unsync()
+	p.ch.client.drop(fmt.Errorf("presence of %s: %w", p.ch.topic, ErrPresenceTooLarge))
 }
 
 // diff handles a change to what the state has said.
@@ -261,11 +280,16 @@ func (p *Presence) diff(m Message) {
 		return
 	}
 	if !p.synced {
+		if p.aheadBytes += len(m.Payload); p.bytes+p.aheadBytes > p.cfg.MaxBytes {
+			p.tooLarge()
+			return
+		}
 		p.ahead = append(p.ahead, d)
 		return
 	}
-	p.apply(d)
-	p.sync()
+	if p.apply(d) {
+		p.sync()
+	}
 }
 
 func (p *Presence) sync() {
@@ -275,14 +299,15 @@ func (p *Presence) sync() {
 }
 
 // apply merges a diff, by the references alone, and tells of it. Joins come first: a key whose meta was changed is never
-// gone in between.
-func (p *Presence) apply(d presenceDiff) {
+// gone in between. It reports false when there is more than may be kept.
+func (p *Presence) apply(d presenceDiff) bool {
 	for _, key := range d.Joins.keys() {
 		p.mu.Lock()
 		before := p.present[key]
 		kept := without(before, d.Joins[key])
 		p.present[key] = slices.Concat(kept, d.Joins[key])
 		p.mu.Unlock()
+		p.bytes += sizeOf(key, p.present[key]) - sizeOf(key, before)
 		if p.cfg.OnJoin != nil {
 			p.cfg.OnJoin(key, before, d.Joins[key])
 		}
@@ -297,10 +322,28 @@ func (p *Presence) apply(d presenceDiff) {
 			delete(p.present, key)
 		}
 		p.mu.Unlock()
+		p.bytes += sizeOf(key, remain) - sizeOf(key, before)
 		if len(before) > 0 && p.cfg.OnLeave != nil {
 			p.cfg.OnLeave(key, remain, d.Leaves[key])
 		}
 	}
+	if p.bytes > p.cfg.MaxBytes {
+		p.tooLarge()
+		return false
+	}
+	return true
+}
+
+// sizeOf is what a key and its metas count. A key that has none counts nothing.
+func sizeOf(key string, metas []PresenceMeta) (n int) {
+	const each = 128
+	for _, m := range metas {
+		n += len(m.Ref) + len(m.Prev) + len(m.Meta) + each
+	}
+	if n > 0 {
+		n += len(key) + each
+	}
+	return n
 }
 
 // without returns the metas whose references are not among others', as a slice of its own.
