@@ -83,14 +83,16 @@ var mutants = sync.OnceValues(func() (string, error) {
 })
 
 // judge runs ringcast verify with a mutant, which must be found by what it breaks; or with none, and then nothing may be
-// found. Some mutants need luck with the moment, so several seeds are tried.
-func judge(t *testing.T, name mutant.Name, args, broken string) {
+// found. Some mutants need luck with the moment, and all need traffic, of which a busy machine has less in the same time: so
+// several seeds are tried, each for longer than the one before.
+func judge(t *testing.T, name mutant.Name, args string, duration time.Duration, broken string) {
 	bin, err := mutants()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for seed := range 6 {
-		report, good := verify(t, bin, []string{"MUTANT=" + string(name)}, append(strings.Fields(args), "--seed", fmt.Sprint(seed+1))...)
+		flags := append(strings.Fields(args), "--seed", fmt.Sprint(seed+1), "--duration", (time.Duration(seed+1) * duration).String())
+		report, good := verify(t, bin, []string{"MUTANT=" + string(name)}, flags...)
 		if name == "" {
 			if !good {
 				t.Errorf("anomalies without a mutant:\n%s", report)
@@ -111,25 +113,27 @@ func TestProof_EveryMutantIsFound(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
 	}
-	usage := "--faults none --warm-up 1s --duration 2s --rate 500"
+	usage := "--faults none --warm-up 1s --rate 500"
 	for _, m := range []struct {
-		name         mutant.Name // "": none, which must not be found
-		args, broken string
+		name     mutant.Name // "": none, which must not be found
+		args     string
+		duration time.Duration
+		broken   string
 	}{
-		{"", usage + " --settle 15s", ""},
-		{mutant.Drop, "--faults none --topics 3 --duration 2s --heal 2s", "I3 skip|I4 lost write"},
-		{mutant.Double, "--faults none --topics 3 --duration 2s --heal 2s", "I2 nonmonotonic"},
-		{mutant.Swap, "--faults none --topics 3 --duration 2s --heal 2s", "I[2-4] "},
-		{mutant.AckFirst, "--faults none --topics 3 --duration 2s --heal 2s", "I1 order|I4 lost write|I8 real time"},
-		{mutant.ReuseOffset, "--faults kill-topicserver --duration 5s --heal 3s", "I[1-8] "},
-		{mutant.IgnoreRing, "--faults ring --duration 5s --heal 3s", "I[1-8] "},
-		{mutant.ForgetIDs, "--faults ring,churn --overlap --rate 1500 --window 32 --topics 20 --duration 8s", "I7 duplicate"},
-		{mutant.SkipSeal, "--faults ring,slow --duration 8s --heal 3s", "I[1-8] "},
-		{mutant.Leak, usage + " --settle 1s", "I11 resources.* goroutines"},
+		{"", usage + " --settle 15s", 2 * time.Second, ""},
+		{mutant.Drop, "--faults none --topics 3 --heal 2s", 2 * time.Second, "I3 skip|I4 lost write"},
+		{mutant.Double, "--faults none --topics 3 --heal 2s", 2 * time.Second, "I2 nonmonotonic"},
+		{mutant.Swap, "--faults none --topics 3 --heal 2s", 2 * time.Second, "I[2-4] "},
+		{mutant.AckFirst, "--faults none --topics 3 --heal 2s", 2 * time.Second, "I1 order|I4 lost write|I8 real time"},
+		{mutant.ReuseOffset, "--faults kill-topicserver --heal 3s", 5 * time.Second, "I[1-8] "},
+		{mutant.IgnoreRing, "--faults ring --heal 3s", 5 * time.Second, "I[1-8] "},
+		{mutant.ForgetIDs, "--faults ring,churn --overlap --rate 1500 --window 32 --topics 20", 8 * time.Second, "I7 duplicate"},
+		{mutant.SkipSeal, "--faults ring,slow --heal 3s", 8 * time.Second, "I[1-8] "},
+		{mutant.Leak, usage + " --settle 1s", 2 * time.Second, "I11 resources.* goroutines"},
 	} {
 		t.Run(cmp.Or(string(m.name), "none"), func(t *testing.T) {
 			t.Parallel()
-			judge(t, m.name, m.args, m.broken)
+			judge(t, m.name, m.args, m.duration, m.broken)
 		})
 	}
 }
@@ -143,7 +147,7 @@ func TestProof_AHoardIsFound(t *testing.T) {
 	case os.Geteuid() != 0:
 		t.Skip("a real memory limit needs root")
 	}
-	args := "--faults memory --memory-limit 40 --rate 250 --window 16 --payload 60000 --topics 60 --publishers 2 --subscribers 2 --joins 5 --duration 10s"
-	t.Run("none", func(t *testing.T) { judge(t, "", args, "") })
-	t.Run("hoard", func(t *testing.T) { judge(t, mutant.Hoard, args+" --heal 2s", "by its memory limit") })
+	args := "--faults memory --memory-limit 40 --rate 250 --window 16 --payload 60000 --topics 60 --publishers 2 --subscribers 2 --joins 5"
+	t.Run("none", func(t *testing.T) { judge(t, "", args, 10*time.Second, "") })
+	t.Run("hoard", func(t *testing.T) { judge(t, mutant.Hoard, args+" --heal 2s", 10*time.Second, "by its memory limit") })
 }
