@@ -52,7 +52,7 @@ func takeFrom(t *testing.T, give func(*link.Handover) error, tweak func(*take)) 
 		t.Fatal(err)
 	}
 	giveByHand(t, b, give)
-	s = startOn(t, Config{ID: "ts-a", HandoverTimeout: 50 * time.Millisecond}, r1, a, func(s *Server) { tweak(s.take) })
+	s = startOn(t, Config{ID: "ts-a", HandoverTimeout: 2 * time.Second}, r1, a, func(s *Server) { tweak(s.take) })
 	if err := s.rings.Replace(r2); err != nil {
 		t.Fatal(err)
 	}
