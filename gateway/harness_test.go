@@ -134,7 +134,7 @@ func (s *served) dial() *wire {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(patience))
+	_ = nc.SetDeadline(time.Now().Add(5 * patience)) // for all that is said
 	return &wire{s.t, nc, bufio.NewReader(nc)}
 }
 
