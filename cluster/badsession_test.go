@@ -62,7 +62,7 @@ func TestRow18_APublishIDWithOtherContent(t *testing.T) {
 // something stays.
 func TestRow20_ClientsThatFallSilent(t *testing.T) {
 	t.Parallel()
-	n := newNeighborhood(t, func(cfg *gateway.Config) { cfg.IdleTimeout = 2 * time.Second })
+	n := newNeighborhood(t, func(cfg *gateway.Config) { cfg.IdleTimeout = 5 * time.Second })
 	silent, gone := dialRaw(t, n.gateway.Addr), dialRaw(t, n.gateway.Addr)
 	closed := make(chan string, 1)
 	go func() {

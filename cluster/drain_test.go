@@ -110,16 +110,31 @@ func TestProcess_ADrainWaitsForTheOthers(t *testing.T) {
 		n++
 	}
 	gw.signal(syscall.SIGTERM)
-	eventually(t, "it is not ready", func() bool { status, _ := fetch(gw.admin, "/readyz"); return status == http.StatusServiceUnavailable })
-	if c.gone.Load() == clients {
-		t.Error("everybody was gone before it was not ready")
-	}
-	if status := knock(gw.addr); status != http.StatusServiceUnavailable && status != 0 {
-		t.Errorf("a newcomer gets %d", status)
-	}
-	for range 4 {
+	type look struct{ ready, newcomer, gone int }
+	looked := make(chan look, 1)
+	go func() {
+		l := look{ready: http.StatusOK}
+		for began := time.Now(); l.ready == http.StatusOK && time.Since(began) < patience; {
+			l.ready, _ = fetch(gw.admin, "/readyz")
+		}
+		l.gone, l.newcomer = int(c.gone.Load()), knock(gw.addr)
+		looked <- l
+	}()
+	// The others are slow for as long as it takes to look, and then some.
+	for i, seen := 0, false; i < 4 || !seen; i++ {
 		slowly(n)
 		n++
+		select {
+		case l := <-looked:
+			seen = true
+			if l.ready != http.StatusServiceUnavailable || l.gone == clients {
+				t.Errorf("/readyz gives %d when %d of %d are gone", l.ready, l.gone, clients)
+			}
+			if l.newcomer != http.StatusServiceUnavailable && l.newcomer != 0 {
+				t.Errorf("a newcomer gets %d", l.newcomer)
+			}
+		default:
+		}
 	}
 	c.all(t)
 	gw.exits(0)

@@ -117,7 +117,14 @@ type proc struct {
 	ended          chan struct{} // closed when it has ended; then cmd.ProcessState is set
 }
 
-// spawn starts a program with these environment variables and no others that it could take for its own.
+// unhurried is what every program gets that the test says nothing else of. The race detector would have each wait for a second when
+// it ends. The machine may be so busy that requests and pings are answered late, and one client may publish as fast as it can.
+var unhurried = []string{
+	"GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s", "MAX_PUBLISHES_PER_SECOND=0", "MAX_PUBLISHES_IN_FLIGHT=0",
+	"JOIN_TIMEOUT=30s", "PUBLISH_TIMEOUT=30s", "HANDOVER_TIMEOUT=30s",
+}
+
+// spawn starts a program with these environment variables, the unhurried ones, and no others that it could take for its own.
 func spawn(t *testing.T, name string, env []string, args ...string) *proc {
 	t.Helper()
 	return spawnAs(t, dieWithParent(), name, env, args...)
@@ -128,9 +135,7 @@ func spawnAs(t *testing.T, attr *syscall.SysProcAttr, name string, env []string,
 	t.Helper()
 	p := &proc{t: t, name: name, ended: make(chan struct{})}
 	p.cmd = exec.Command(program(t, name), args...)
-	// The race detector would have every program wait for a second when it ends. The machine may be late for other reasons, and
-	// one client may publish as fast as it can.
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s", "MAX_PUBLISHES_PER_SECOND=0", "MAX_PUBLISHES_IN_FLIGHT=0"}, env...)
+	p.cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH")}, unhurried, env)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = attr
 	if err := p.cmd.Start(); err != nil {
@@ -296,6 +301,20 @@ func (s *site) topicserverOf(program, id string) *topicProc {
 		append([]string{"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + server.Addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + ts.admin}, s.env...))
 	ts.prints("serving topics")
 	return ts
+}
+
+// newcomer starts a topic server that the site's ring will have after a change, with a ring file of its own that has it already.
+func (s *site) newcomer(id string, change func(path string) (*ring.Ring, error)) *topicProc {
+	s.t.Helper()
+	text, err := os.ReadFile(s.ringFile)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	next := &site{t: s.t, ringFile: writeFile(s.t, "next.yaml", string(text)), env: s.env}
+	if next.ring, err = change(next.ringFile); err != nil {
+		s.t.Fatal(err)
+	}
+	return next.topicserver(id)
 }
 
 // gatewayProc is a gateway in a process of its own.

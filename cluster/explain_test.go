@@ -75,13 +75,19 @@ func explains(t *testing.T, topic string, offset int, nodes []string, lines ...s
 // dropped from its queue, or 0 if it tells only which ones came too late.
 func droppedOf(t *testing.T, gw *gatewayProc, p *flooder) (dropped int) {
 	t.Helper()
+	text := ""
+	defer func() {
+		if t.Failed() {
+			t.Logf("the gateway says %.2000s", text)
+		}
+	}()
 	eventually(t, "the reader on gw-2 is known to be gone", func() bool {
 		var page struct {
 			Explain struct {
 				Subscribers []struct{ Why string }
 			}
 		}
-		_, text := fetch(gw.admin, fmt.Sprintf("/debug/topic?name=%s&offset=%d", p.topic, p.last))
+		_, text = fetch(gw.admin, fmt.Sprintf("/debug/topic?name=%s&offset=%d", p.topic, p.last))
 		_ = json.Unmarshal([]byte(text), &page)
 		for _, sub := range page.Explain.Subscribers {
 			if m := regexp.MustCompile(`behind offset (\d+): socket closed: slow|socket closed: slow: (\d+) messages`).FindStringSubmatch(sub.Why); m != nil {
@@ -98,11 +104,10 @@ func droppedOf(t *testing.T, gw *gatewayProc, p *flooder) (dropped int) {
 // One message each for every fate there is, told by processes of their own.
 func TestExplain_EveryFateOfAMessage(t *testing.T) {
 	t.Parallel()
-	program(t, "ringcast") // built before anybody stalls: who takes nothing for 10 s is cut
 	s := newSite(t)
 	a, b := s.topicserver("ts-a"), s.topicserver("ts-b")
 	topic := s.topicOf("ts-a", 0)
-	gw1, gw2 := s.gateway("GATEWAY_ID=gw-1", "MAX_QUEUE_BYTES=16777216", "SOFT_QUEUE_BYTES=0"), s.gateway("GATEWAY_ID=gw-2", "MAX_QUEUE_BYTES=131072", "SOFT_QUEUE_BYTES=0")
+	gw1, gw2 := s.gateway("GATEWAY_ID=gw-1", "MAX_QUEUE_BYTES=16777216", "SOFT_QUEUE_BYTES=0"), s.gateway("GATEWAY_ID=gw-2", "MAX_QUEUE_BYTES=131072", "SOFT_QUEUE_BYTES=0", "LINGER=5m")
 	gw1.ready()
 	gw2.ready()
 	nodes := []string{a.admin, b.admin, gw1.admin, gw2.admin}
@@ -115,10 +120,10 @@ func TestExplain_EveryFateOfAMessage(t *testing.T) {
 	leaver.say(fmt.Sprintf(`["1","2",%q,"phx_leave",{}]`, topic))
 	leaver.expect(fmt.Sprintf(`["1","2",%q,"phx_reply",{"response":{},"status":"ok"}]`, topic), fmt.Sprintf(`["1","1",%q,"phx_close",{}]`, topic))
 
-	stall(t, gw1, topic)
+	t.Cleanup(trickle([]net.Conn{stall(t, gw1, topic).conn})) // who takes nothing for 10 s is cut
 	stall(t, gw2, topic)
 	// The second is closed once the kernel takes no more for it and little may wait; the first may have much waiting.
-	for metric(gw1.admin, "ringcast_gateway_queue_bytes") < 400<<10 || metric(gw2.admin, `ringcast_gateway_closed_total{reason="slow"}`)+metric(gw2.admin, "ringcast_gateway_queue_bytes") < 1 {
+	for metric(gw1.admin, "ringcast_gateway_queue_bytes") < 4<<20 || metric(gw2.admin, `ringcast_gateway_closed_total{reason="slow"}`)+metric(gw2.admin, "ringcast_gateway_queue_bytes") < 1 {
 		if p.publish(bulk) > 500 {
 			t.Fatal("sockets take everything")
 		}

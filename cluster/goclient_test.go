@@ -9,6 +9,7 @@ import (
 
 	"github.com/ringcast/ringcast/client"
 	"github.com/ringcast/ringcast/cluster"
+	"github.com/ringcast/ringcast/topicserver"
 )
 
 // presentOn lists the keys and devices that a Go client sees.
@@ -24,7 +25,9 @@ func presentOn(p *client.Presence) string {
 // Phoenix clients see the same.
 func TestGoClientPresence(t *testing.T) {
 	t.Parallel()
-	c := start(t)
+	c := start(t, func(cfg *cluster.Config) {
+		cfg.TopicServer = func(cfg *topicserver.Config) { cfg.PresenceGrace = 6 * time.Second }
+	})
 	var relays []*relay
 	var mu sync.Mutex
 	var leaves []string
@@ -32,7 +35,7 @@ func TestGoClientPresence(t *testing.T) {
 	come := func(gateway int, key, device string) (*client.Presence, *client.Client) {
 		r, addr := newRelay(t, c.Gateways[gateway].Addr)
 		relays = append(relays, r)
-		cl, err := client.Dial(t.Context(), "ws://"+addr+"/socket", client.Config{ReconnectMin: 10 * time.Millisecond})
+		cl, err := client.Dial(t.Context(), "ws://"+addr+"/socket", client.Config{ReconnectMin: 10 * time.Millisecond, PushTimeout: patience})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +108,7 @@ func TestGoClientPublishesBytesAndOnce(t *testing.T) {
 	got := make(chan client.Message, 10)
 	var channels []*client.Channel
 	for _, g := range c.Gateways {
-		cl, err := client.Dial(t.Context(), g.URL(), client.Config{})
+		cl, err := client.Dial(t.Context(), g.URL(), client.Config{PushTimeout: patience})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -81,20 +81,21 @@ func TestRow26_OutcomesOverHTTP(t *testing.T) {
 	s := newSite(t)
 	ts := s.topicserver("ts-a")
 	s.topicserver("ts-b")
-	gw := s.gateway("API_OPEN=true", "PUBLISH_TIMEOUT=500ms", "HEARTBEAT=20s")
+	gw, patient := s.gateway("API_OPEN=true", "PUBLISH_TIMEOUT=500ms"), s.gateway("API_OPEN=true")
 	gw.ready()
+	patient.ready()
 	topic := s.topicOf("ts-a", 0)
-	d := describe(t, gw.addr)
+	d, p := describe(t, gw.addr), describe(t, patient.addr)
 	path := "/api/topics/" + topic + "/publish"
-	d.do("POST", path, `{"event":"one"}`, 200)
+	p.do("POST", path, `{"event":"one"}`, 200)
 	ts.freeze()
 	got := d.do("POST", path, `{"event":"two"}`, 504, "Idempotency-Key: two")
 	if got["error"] != "unknown_outcome" || got["publish_id"] != "two" || got["definite"] != nil {
 		t.Errorf("%v", got)
 	}
 	ts.signal(syscall.SIGCONT)
-	d.do("POST", path, `{"event":"two"}`, 200, "Idempotency-Key: two")
-	past := d.do("GET", "/api/topics/"+topic+"/messages", "", 200)
+	p.do("POST", path, `{"event":"two"}`, 200, "Idempotency-Key: two")
+	past := p.do("GET", "/api/topics/"+topic+"/messages", "", 200)
 	if n := len(past["messages"].([]any)); n != 2 {
 		t.Errorf("%d messages, want 2: %v", n, past)
 	}

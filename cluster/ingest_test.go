@@ -15,6 +15,7 @@ import (
 func ingesting(t *testing.T, r *rabbit) (s *site, env []string) {
 	t.Helper()
 	s = newSite(t)
+	s.env = []string{"HISTORY_TTL=1h"} // a broker that starts slowly brings messages again, whose ids must be known still
 	s.topicserver("ts-a")
 	s.topicserver("ts-b")
 	return s, []string{"AMQP_URL=" + r.url(), "AMQP_QUEUE=in", "AMQP_PREFETCH=16", "LINK_LANES=1"}
@@ -113,7 +114,7 @@ func TestG7_NothingIsLostWhenTheBrokerOrAGatewayDies(t *testing.T) {
 	l := listenTo(t, "listener", watch.url(), topic)
 
 	const total = 1500
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	f := &feeder{r: r}
 	fed := make(chan error, 1)
@@ -140,7 +141,7 @@ func TestG7_NothingIsLostWhenTheBrokerOrAGatewayDies(t *testing.T) {
 	if err := <-fed; err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for count(l.notes(topic)) < total {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d messages", count(l.notes(topic)), total)
@@ -235,11 +236,15 @@ func overloadedIngest(t *testing.T, r *rabbit) {
 	l := listenTo(t, "listener", other.url(), topic)
 	gone := hogs(t, gw, full)
 	value := func(series string) float64 { return metric(gw.admin, "ringcast_gateway_"+series) }
-	for p := newFlooder(t, other.webSocketURL(), full); value("admission_level") < 3; {
-		if p.publish(numbered(p.last+1)) > 1000 {
-			t.Fatal("memory is never full")
+	p := newFlooder(t, other.webSocketURL(), full)
+	fill := func() {
+		for value("admission_level") < 3 {
+			if p.publish(numbered(p.last+1)) > 1000 {
+				t.Fatal("memory is never full")
+			}
 		}
 	}
+	fill()
 
 	const total = 60 // more than are under way at once
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -247,12 +252,13 @@ func overloadedIngest(t *testing.T, r *rabbit) {
 	if err := (&feeder{r: r}).feed(ctx, "more", topic, total); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "publishes are tried again", func() bool { return value("ingest_retried_total") > 0 })
+	eventually(t, "publishes are tried again", func() bool { fill(); return value("ingest_retried_total") > 0 })
 	if n := value("ingest_published_total"); n == total {
 		t.Error("all were published")
 	}
 	ch := r.channel()
 	eventually(t, "as many as may be are under way, and the broker has the rest", func() bool {
+		fill() // some of it is read all the while
 		q, err := ch.QueueDeclarePassive("more", true, false, false, false, nil)
 		if err != nil {
 			t.Fatal(err)

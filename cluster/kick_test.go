@@ -47,7 +47,13 @@ func TestG8_ListedSessionsCanBeSentAway(t *testing.T) {
 	b.expect(`["1",null,"room:1","say",{}]`)
 	a.join("room:1") // it may come back; and it is on the other topic still
 	d.do("POST", "/api/topics/room:2/publish", `{"event":"say"}`, 200)
-	a.expect(`["1",null,"room:2","say",{}]`)
+	heard := a.hear()
+	if heard == `["1",null,"room:1","say",{}]` { // came to this gateway behind the join, from another one
+		heard = a.hear()
+	}
+	if want := `["1",null,"room:2","say",{}]`; heard != want {
+		t.Fatalf("heard %s, want %s", heard, want)
+	}
 
 	d.do("POST", "/api/revoke", fmt.Sprintf(`{"session":%q}`, idOfA), 200)
 	a.expectClose(4403, "disconnected")

@@ -43,7 +43,7 @@ func behindProxies(t *testing.T, env ...string) (s *site, proxies []*chaos.Proxy
 func TestW28_NamesOverACutLink(t *testing.T) {
 	t.Parallel()
 	// The rival asks again and again, more often than a client may.
-	s, proxies := behindProxies(t, "NAME_GRACE=3s", "HEARTBEAT=300ms", "INSECURE_LINKS=true", "MAX_SESSION_JOINS_PER_SECOND=0")
+	s, proxies := behindProxies(t, "NAME_GRACE=6s", "HEARTBEAT=700ms", "INSECURE_LINKS=true", "MAX_SESSION_JOINS_PER_SECOND=0")
 	set := func(mode chaos.Mode) {
 		for _, p := range proxies {
 			p.Set("gw-1", chaos.Fault{Mode: mode})

@@ -61,7 +61,7 @@ func TestNames_GoClientComesBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	line, addr := newRelay(t, c.Gateways[0].Addr)
-	conn, err := client.Dial(ctx, "ws://"+addr+"/socket", client.Config{RejoinMin: 20 * time.Millisecond, ReconnectMin: 10 * time.Millisecond})
+	conn, err := client.Dial(ctx, "ws://"+addr+"/socket", client.Config{RejoinMin: 20 * time.Millisecond, ReconnectMin: 10 * time.Millisecond, PushTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,11 +68,11 @@ func (r *rabbit) start() {
 	r.cmd = exec.Command(rabbitServer)
 	r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = r.env, &r.log, &r.log
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Erlang's helpers die with it
-	r.cmd.WaitDelay = time.Second
+	r.cmd.WaitDelay = 20 * time.Second                      // then nothing writes to its directory any more
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		conn, err := amqp.Dial(r.url())
 		if err == nil {
@@ -147,7 +147,7 @@ func (f *feeder) feed(ctx context.Context, queue, topic string, n int) error {
 		})
 		if err == nil {
 			var ok bool
-			wait, cancel := context.WithTimeout(ctx, 2*time.Second)
+			wait, cancel := context.WithTimeout(ctx, 10*time.Second)
 			ok, err = confirm.WaitContext(wait)
 			cancel()
 			if err == nil && ok {

@@ -35,9 +35,10 @@ type clientSite struct {
 	gateways []*gatewayProc
 }
 
-func newClientSite(t *testing.T) *clientSite {
+func newClientSite(t *testing.T, env ...string) *clientSite {
 	t.Helper()
 	s := &clientSite{site: newSite(t)}
+	s.env = env
 	s.topicserver("ts-a")
 	s.topicserver("ts-b")
 	for range 2 {
@@ -56,7 +57,7 @@ func (s *clientSite) add() *gatewayProc {
 // Unmodified client libraries, driven by a program each, against two gateways.
 func TestRealClients(t *testing.T) {
 	scripts := needNode(t)
-	s := newClientSite(t)
+	s, patient := newClientSite(t, "PRESENCE_GRACE=500ms"), newClientSite(t, "PRESENCE_GRACE=1m")
 	urls := []string{s.gateways[0].url(), s.gateways[1].url()}
 	var all []clientResult
 	ran := 0
@@ -66,9 +67,15 @@ func TestRealClients(t *testing.T) {
 			ran++
 		})
 	}
+	both := urls
 	for _, p := range clientPrograms {
+		urls = both
+		if p[0] == "presence.mjs" || p[0] == "realtime.mjs" {
+			urls = append(both, patient.gateways[0].url(), patient.gateways[1].url())
+		}
 		play(strings.Join(p, " "), append([]string{"node", filepath.Join(scripts, "clients", p[0])}, p[1:]...)...)
 	}
+	urls = both
 	play("phxclient", program(t, "phxclient"))
 	report(t, "realclients.txt", all)
 	if !t.Failed() && ran == len(clientPrograms)+1 { // a run of some says nothing about the table

@@ -109,7 +109,7 @@ func TestG8_SubscribersAfterARingEditAndWithoutAnOwner(t *testing.T) {
 	s := newSite(t)
 	a := s.topicserver("ts-a")
 	b := s.topicserver("ts-b")
-	gw := s.gateway("JOIN_TIMEOUT=300ms", "API_OPEN=true")
+	gw := s.gateway("PUBLISH_TIMEOUT=1s", "API_OPEN=true") // half of it is for how long a lost owner is waited for
 	gw.ready()
 	topic := s.topicOf("ts-a", 0)
 	dial(t, "client", gw.webSocketURL()).join(topic)

@@ -61,7 +61,7 @@ func listenTo(t *testing.T, name, url string, topics ...string) *listener {
 var quickClient = client.Config{
 	ReconnectMin: 10 * time.Millisecond, ReconnectMax: 100 * time.Millisecond,
 	RejoinMin: 10 * time.Millisecond, RejoinMax: 100 * time.Millisecond,
-	PushTimeout: patience / 2,
+	PushTimeout: patience,
 }
 
 func (l *listener) note(topic string, n int) {

@@ -39,7 +39,7 @@ func newWestUser(t *testing.T, kind, name, addr string) westUser {
 		u := &goUser{t: t, events: make(chan west.Event, 1000)}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		peer, err := west.Start(ctx, "ws://"+addr+"/socket", name, func(e west.Event) { u.events <- e }, client.Config{})
+		peer, err := west.Start(ctx, "ws://"+addr+"/socket", name, func(e west.Event) { u.events <- e }, client.Config{PushTimeout: patience})
 		if err != nil {
 			t.Fatal(err)
 		}

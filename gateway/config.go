@@ -49,7 +49,7 @@ type Config struct {
 	MessageTimeout time.Duration `env:"MESSAGE_TIMEOUT" envDefault:"30s" help:"from the first byte of a client's message to its last; then the socket is closed"`
 	JoinTimeout    time.Duration `env:"JOIN_TIMEOUT" envDefault:"5s" help:"how long a join waits for the topic's owner"`
 	PublishTimeout time.Duration `env:"PUBLISH_TIMEOUT" envDefault:"5s" help:"how long a publish waits for the topic's owner, over link losses and ring changes"`
-	Heartbeat      time.Duration `env:"HEARTBEAT" envDefault:"1s" help:"between pings to topic servers; three without an answer end a link"`
+	Heartbeat      time.Duration `env:"HEARTBEAT" envDefault:"1s" help:"between pings to topic servers, 1s at most; three without an answer end a link"`
 	Linger         time.Duration `env:"LINGER" envDefault:"1s" help:"how long a topic stays subscribed after its last channel has left"`
 	Drain          time.Duration `env:"DRAIN" envDefault:"30s" help:"a stopping gateway sends its clients away spread over at most so long"`
 	StopTimeout    time.Duration `env:"STOP_TIMEOUT" envDefault:"5s" help:"how long a stopping gateway waits for the last clients to answer its close"`
@@ -124,7 +124,7 @@ func (c *Config) Validate() error {
 		name  string
 		value time.Duration
 	}{
-		{"IDLE_TIMEOUT", c.IdleTimeout}, {"MESSAGE_TIMEOUT", c.MessageTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"PUBLISH_TIMEOUT", c.PublishTimeout}, {"HEARTBEAT", c.Heartbeat}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
+		{"IDLE_TIMEOUT", c.IdleTimeout}, {"MESSAGE_TIMEOUT", c.MessageTimeout}, {"JOIN_TIMEOUT", c.JoinTimeout}, {"PUBLISH_TIMEOUT", c.PublishTimeout}, {"LINGER", c.Linger}, {"STOP_TIMEOUT", c.StopTimeout},
 	} {
 		if d.value < 10*time.Millisecond {
 			errs = append(errs, fmt.Errorf(`%s="%s": must be at least 10ms`, d.name, d.value))
@@ -133,6 +133,8 @@ func (c *Config) Validate() error {
 	if c.QueueBudget > 0 && c.QueueBudget < c.MaxQueue {
 		errs = append(errs, fmt.Errorf(`QUEUE_BUDGET_BYTES="%d": less than MAX_QUEUE_BYTES, which one client may have`, c.QueueBudget))
 	}
+	// Topic servers end a link on which they hear nothing for three times as long as it may be at most.
+	errs = append(errs, daemon.CheckRange("HEARTBEAT", c.Heartbeat, 10*time.Millisecond, time.Second))
 	errs = append(errs, daemon.CheckRange("SOFT_QUEUE_TIME", c.SoftQueueTime, 10*time.Millisecond, time.Hour))
 	if err := trace.CheckEndpoint(c.TraceURL); c.TraceURL != "" && err != nil {
 		errs = append(errs, daemon.Invalid("OTEL_EXPORTER_OTLP_ENDPOINT", c.TraceURL, "%v", err))

@@ -30,7 +30,7 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		Addr:   "abc", Topics: "*", AllowedOrigins: []string{"app.example", "https://ok.example", "https://x.example/path"},
 		MaxConnections: -1, MaxMessage: 1 << 21, MaxQueue: 1, SoftQueue: -1, SoftQueueTime: 2 * time.Hour, QueueBudget: -1, InputBudget: -1, MaxChannels: 0, Loops: 65, Lanes: 0,
 		LongpollWindow: time.Hour, LongpollSecret: "short secret", Advertise: ":4000",
-		IdleTimeout: 0, MessageTimeout: -1, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: time.Millisecond, Drain: -1, Limits: Limits{Publishes: -1, InFlight: -1}, Linger: time.Millisecond, StopTimeout: time.Microsecond,
+		IdleTimeout: 0, MessageTimeout: -1, JoinTimeout: -time.Second, PublishTimeout: 0, Heartbeat: 5 * time.Second, Drain: -1, Limits: Limits{Publishes: -1, InFlight: -1}, Linger: time.Millisecond, StopTimeout: time.Microsecond,
 	}
 	err := cfg.Validate()
 	if err == nil {
@@ -45,8 +45,8 @@ func TestValidateReportsEveryProblem(t *testing.T) {
 		`MAX_PUBLISHES_PER_SECOND="-1": want 0 to 10000000`, `MAX_PUBLISHES_IN_FLIGHT="-1": want 0 to 10000000`, `DRAIN_JOIN_TIME="0s": want 1ms to 1m0s`,
 		`MAX_CONNECTIONS="-1": must be 0 to 10000000`, `MAX_MESSAGE_BYTES="2097152"`, `MAX_QUEUE_BYTES="1"`, `SOFT_QUEUE_BYTES="-1": must be 0 to 1073741824`, `QUEUE_BUDGET_BYTES="-1": must be 0 to`, `INPUT_BUDGET_BYTES="-1": must be 0 to`, `API_MAX_BODY_BYTES="0": must be 1024 to 67108864`,
 		`MAX_CHANNELS="0"`, `AMQP_PREFETCH="0": must be 1 to 10000`, `EVENT_LOOPS="65": must be 0 to 64`, `LINK_LANES="0"`,
-		`IDLE_TIMEOUT="0s": must be at least 10ms`, `MESSAGE_TIMEOUT="-1ns"`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `HEARTBEAT="1ms"`, `LINGER="1ms"`,
-		`STOP_TIMEOUT="1µs"`, `SOFT_QUEUE_TIME="2h0m0s": want 10ms to 1h0m0s`, `DRAIN="-1ns": must be 0s to 1h`,
+		`IDLE_TIMEOUT="0s": must be at least 10ms`, `MESSAGE_TIMEOUT="-1ns"`, `JOIN_TIMEOUT="-1s"`, `PUBLISH_TIMEOUT="0s"`, `LINGER="1ms"`,
+		`STOP_TIMEOUT="1µs"`, `HEARTBEAT="5s": want 10ms to 1s`, `SOFT_QUEUE_TIME="2h0m0s": want 10ms to 1h0m0s`, `DRAIN="-1ns": must be 0s to 1h`,
 	}
 	for i, part := range want {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], part) {

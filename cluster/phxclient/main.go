@@ -25,7 +25,7 @@ import (
 const library = "github.com/nshafer/phx"
 
 // patience bounds each wait.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func main() {
 	runtime.GOMAXPROCS(1)

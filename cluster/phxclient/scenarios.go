@@ -11,7 +11,7 @@ import (
 func (p *player) scenarios() []scenario {
 	alice, bob := p.newClient(0, nil), p.newClient(1, nil)
 	// A heartbeat that is not answered before the next is due ends the connection, so the interval leaves a busy machine time.
-	quick := p.newClient(0, func(s *phx.Socket) { s.HeartbeatInterval = 1500 * time.Millisecond })
+	quick := p.newClient(0, func(s *phx.Socket) { s.HeartbeatInterval = 3 * time.Second })
 	d := &duo{p, alice, bob}
 	return []scenario{
 		{"join", func() string { alice.join("alice", "room:join"); return "" }},

@@ -3,11 +3,12 @@
 
 import {join} from "node:path"
 import {chromium} from "playwright-core"
-import {ask, run, same, until} from "./harness.mjs"
+import {PATIENCE, ask, run, same, until} from "./harness.mjs"
 
 const [dir, ...urls] = process.argv.slice(2)
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
+  timeout: 3 * PATIENCE,
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync"],
 })
@@ -19,6 +20,7 @@ class Tab {
   static async open(url, options = {}) {
     const tab = new Tab()
     tab.page = await (await browser.newContext({viewport: {width: 1280, height: 800}, ...options})).newPage()
+    tab.page.setDefaultTimeout(PATIENCE)
     tab.page.on("pageerror", error => problems.push(`${url}: ${error}`))
     tab.page.on("console", message => {
       // A browser reports failed connections, which these scenarios are about.

@@ -5,7 +5,7 @@
 
 import {createInterface} from "node:readline"
 
-const PATIENCE = 20_000 // ms that anything awaited may take
+export const PATIENCE = 60_000 // ms that anything awaited may take, on a busy machine
 
 const input = createInterface({input: process.stdin})[Symbol.asyncIterator]()
 

@@ -4,7 +4,7 @@
 import {createRequire} from "node:module"
 import {WebSocket} from "ws"
 import {Balancer, XMLHttpRequest} from "./balancer.mjs"
-import {NotApplicable, ask, pushed, run, same, until} from "./harness.mjs"
+import {NotApplicable, PATIENCE, ask, pushed, run, same, until} from "./harness.mjs"
 
 const [line, ...urls] = process.argv.slice(2)
 const since = minor => Number(line.split(".")[1]) >= minor
@@ -20,7 +20,7 @@ const balancer = await Balancer.start(urls.map(url => new URL(url).host))
 // Client is one socket, by whatever transport, and what becomes of it.
 class Client {
   constructor(url, options) {
-    this.socket = new Socket(url, options)
+    this.socket = new Socket(url, {timeout: PATIENCE, ...options})
     this.opens = this.closes = 0
     this.socket.onOpen(() => this.opens++)
     this.socket.onClose(() => this.closes++)

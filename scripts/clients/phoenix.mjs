@@ -1,9 +1,9 @@
-// Drives one version of phoenix.js, unmodified and with its default settings: node phoenix.mjs 1.8 URL URL, with the
+// Drives one version of phoenix.js, unmodified and with its default settings, but for how long it waits for replies: node phoenix.mjs 1.8 URL URL, with the
 // /socket URLs of two gateways of one cluster.
 
 import {createRequire} from "node:module"
 import {WebSocket} from "ws"
-import {NotApplicable, ask, pushed, run, same, until} from "./harness.mjs"
+import {NotApplicable, PATIENCE, ask, pushed, run, same, until} from "./harness.mjs"
 
 const [line, ...urls] = process.argv.slice(2)
 const require = createRequire(import.meta.url)
@@ -30,7 +30,7 @@ class Client {
         this.on("message", (data, binary) => binary || client.heard.push(JSON.parse(data)))
       }
     }
-    this.socket = new Socket(urls[gateway], {transport: Transport, ...options})
+    this.socket = new Socket(urls[gateway], {transport: Transport, timeout: PATIENCE, ...options})
     this.socket.onOpen(() => this.opens++)
     this.socket.onClose(event => this.closes.push(event.code))
     this.socket.connect()
@@ -72,7 +72,7 @@ const joinsSent = (client, topic) => client.sent.filter(f => f[2] === topic && f
 const alice = new Client(0)
 const bob = new Client(1)
 // A heartbeat that is not answered before the next is due ends the connection, so the interval leaves a busy machine time.
-const quick = new Client(0, {heartbeatIntervalMs: 1500})
+const quick = new Client(0, {heartbeatIntervalMs: 3000})
 
 // comesBack plays a restart of bob's gateway: how ends it and says so with a close code that bob sees.
 async function comesBack(how, code) {

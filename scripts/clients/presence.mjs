@@ -1,9 +1,9 @@
-// Drives the Presence of one version of phoenix.js, unmodified: node presence.mjs 1.8 URL URL, with the /socket URLs of two
-// gateways of one cluster.
+// Drives the Presence of one version of phoenix.js, unmodified: node presence.mjs 1.8 URL URL URL URL, with the /socket URLs of two
+// gateways of one cluster, and of two of another one whose grace is so long that nobody who comes back is late.
 
 import {createRequire} from "node:module"
 import {WebSocket} from "ws"
-import {ask, pushed, run, same, until} from "./harness.mjs"
+import {PATIENCE, ask, pushed, run, same, until} from "./harness.mjs"
 
 const [line, ...urls] = process.argv.slice(2)
 const require = createRequire(import.meta.url)
@@ -35,7 +35,7 @@ function presenceOf(channel, on) {
 class Member {
   static async join(gateway, topic, presence) {
     const m = new Member()
-    m.socket = new Socket(urls[gateway], {transport: WebSocket, ...hasty})
+    m.socket = new Socket(urls[gateway], {transport: WebSocket, timeout: PATIENCE, ...hasty})
     m.socket.connect()
     m.channel = m.socket.channel(topic, {presence})
     m.diffs = [] // as they came
@@ -118,14 +118,14 @@ await run("phoenix.js", version, {
 
   async reconnect_unseen_within_the_grace() {
     const topic = newTopic()
-    const ada = await Member.join(0, topic, being("ada", "phone"))
-    const ben = await Member.join(1, topic, being("ben", "desk"))
+    const ada = await Member.join(2, topic, being("ada", "phone"))
+    const ben = await Member.join(3, topic, being("ben", "desk"))
     for (const m of [ada, ben]) await m.sees("ada:phone ben:desk")
     for (const m of [ada, ben]) m.forget()
     ben.socket.conn.terminate()
     await until("ben is back and has his state", () => ben.joined > 1 && ben.syncs)
     // Whoever comes now is told of behind whatever there was to tell of that.
-    await Member.join(1, topic, being("cleo", "late"))
+    await Member.join(3, topic, being("cleo", "late"))
     for (const m of [ada, ben]) {
       await m.sees("ada:phone ben:desk cleo:late")
       same("who joined", keys(m.joins), ["cleo"])
@@ -146,7 +146,7 @@ await run("phoenix.js", version, {
     const took = Date.now() - killed
     same("who left", keys(ada.leaves), there.map((_, i) => `m${i}`))
     same("diffs", ada.diffs.length, 1)
-    if (took > 5000) throw new Error(`they left after ${took} ms`)
+    if (took > PATIENCE / 3) throw new Error(`they left after ${took} ms`)
     await ask("start", 1)
     for (const m of [ada, ...there]) await m.sees(all)
     return `after ${took} ms`

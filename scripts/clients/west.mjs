@@ -2,11 +2,12 @@
 // addresses of two gateways of one cluster. CHROMIUM is the browser's path.
 
 import {chromium} from "playwright-core"
-import {run, same, until} from "./harness.mjs"
+import {PATIENCE, run, same, until} from "./harness.mjs"
 
 const urls = process.argv.slice(2)
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM,
+  timeout: 3 * PATIENCE,
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync"],
 })
@@ -17,6 +18,12 @@ class User {
   static async open(url, link, name, {timeout, keepalive} = {}) {
     const user = new User()
     user.page = await (await browser.newContext()).newPage()
+    user.page.setDefaultTimeout(PATIENCE)
+    // The page loads again soon after its connection has ended: when the test lets it, which has read the log by then.
+    await user.page.addInitScript(() => {
+      const {setTimeout} = window
+      window.setTimeout = (then, ms, ...args) => ms === 1500 ? (window.loadAgain = then, 0) : setTimeout(then, ms, ...args)
+    })
     user.page.on("pageerror", error => problems.push(`${url}: ${error}`))
     user.page.on("console", message => {
       if (message.type() === "error" && !/ERR_|WebSocket connection|Failed to load resource/.test(message.text())) problems.push(`${url}: ${message.text()}`)
@@ -82,11 +89,12 @@ await run("west page", "chromium " + browser.version(), {
     const x = await User.open(urls[0], "Text", "u4")
     await x.say("bye")
     await x.hears("closed with 1000 bye")
+    await x.page.evaluate(() => { setTimeout(window.loadAgain, 50) })
     await until("the form again", () => x.page.locator("#connect").isVisible())
     same("the log is hidden", await x.page.locator("#log").isVisible(), false)
   },
   async a_timeout_ends_a_silent_user() {
-    const x = await User.open(urls[0], "Text", "u5", {timeout: 300})
+    const x = await User.open(urls[0], "Text", "u5", {timeout: 2000})
     await x.hears("Anybody Else ?")
     await x.hears("closed with 4408 timeout")
   },
