@@ -125,7 +125,7 @@ func start(t *testing.T, adjust ...func(*cluster.Config)) *cluster.Cluster {
 func quick(cfg *gateway.Config) {
 	cfg.Linger = 50 * time.Millisecond
 	cfg.StopTimeout = 2 * time.Second
-	cfg.JoinTimeout, cfg.PublishTimeout = patience/2, patience/2
+	cfg.JoinTimeout, cfg.PublishTimeout, cfg.IdleTimeout = patience/2, patience/2, 10*patience
 	cfg.Limits.AdmissionLag = 0 // the machine of the tests may be late for other reasons
 }
 

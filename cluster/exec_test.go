@@ -121,7 +121,7 @@ type proc struct {
 // it ends. The machine may be so busy that requests and pings are answered late, and one client may publish as fast as it can.
 var unhurried = []string{
 	"GORACE=atexit_sleep_ms=0", "ADMISSION_LAG=0s", "MAX_PUBLISHES_PER_SECOND=0", "MAX_PUBLISHES_IN_FLIGHT=0",
-	"JOIN_TIMEOUT=30s", "PUBLISH_TIMEOUT=30s", "HANDOVER_TIMEOUT=30s",
+	"JOIN_TIMEOUT=30s", "PUBLISH_TIMEOUT=30s", "IDLE_TIMEOUT=10m", "HANDOVER_TIMEOUT=30s",
 }
 
 // spawn starts a program with these environment variables, the unhurried ones, and no others that it could take for its own.

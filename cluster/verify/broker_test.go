@@ -26,6 +26,7 @@ type broker struct {
 	topics map[string]*brokerTopic
 	epochs int
 	count  int // of publishes and deliveries
+	calm   bool
 }
 
 type brokerTopic struct {
@@ -204,7 +205,14 @@ func (c *brokerConn) deliver(sub *brokerSub, topic string, m brokerMessage) {
 // turn is true at one call in so many, of all calls.
 func (b *broker) turn(every int) bool {
 	b.count++
-	return b.count%every == 0
+	return !b.calm && b.count%every == 0
+}
+
+// rest ends all mishaps, for who has to come back from the last ones may be slow.
+func (b *broker) rest() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calm = true
 }
 
 // turns is how often turn was called.

@@ -174,7 +174,7 @@ func TestListenerFindsFaults(t *testing.T) {
 func TestTrafficRefusesAndGivesUp(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t)
-	s := startTraffic(t, 200*time.Millisecond)
+	s := startTraffic(t, 3*time.Second)
 	for command, want := range map[string]string{
 		"":                            "FAIL: empty command",
 		"dance":                       `FAIL: "dance": no such command`,
@@ -191,7 +191,7 @@ func TestTrafficRefusesAndGivesUp(t *testing.T) {
 		s.says(command, want)
 	}
 	s.says("listen ws1 "+c.Gateways[0].URL(), "ok")
-	s.says("lost ws1", "FAIL: waited for 200ms: ws1 to lose its connection")
-	s.says("back ws1", "FAIL: waited for 200ms: ws1 to join again")
+	s.says("lost ws1", "FAIL: waited for 3s: ws1 to lose its connection")
+	s.says("back ws1", "FAIL: waited for 3s: ws1 to join again")
 	s.says("say ws1", "ok: 1 listeners heard it")
 }
