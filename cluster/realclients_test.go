@@ -71,7 +71,7 @@ func TestRealClients(t *testing.T) {
 	for _, p := range clientPrograms {
 		urls = both
 		if p[0] == "presence.mjs" || p[0] == "realtime.mjs" {
-			urls = append(both, patient.gateways[0].url(), patient.gateways[1].url())
+			urls = slices.Concat(both, []string{patient.gateways[0].url(), patient.gateways[1].url()})
 		}
 		play(strings.Join(p, " "), append([]string{"node", filepath.Join(scripts, "clients", p[0])}, p[1:]...)...)
 	}
