@@ -157,12 +157,26 @@ func (v *Verifier) verify(token string) (*Identity, *Error) {
 		return k.material, nil
 	})
 	switch {
+	case (err == nil || errors.Is(err, jwt.ErrTokenExpired) && onlyExpired(err)) && !c.times():
+		return nil, invalid("exp, nbf or iat is outside the years 1970 to 9999")
 	case errors.Is(err, jwt.ErrTokenExpired) && onlyExpired(err):
 		return nil, &Error{Reason: Expired, At: c.ExpiresAt.Time}
 	case err != nil:
 		return nil, invalid("%s", describe(err))
 	}
 	return v.identity(&c)
+}
+
+// times reports whether what should be times are some. The library lets numbers go over that are too large for one: 1e308 is a long
+// time ago.
+func (c *claims) times() bool {
+	const last = 253402300799 // 9999-12-31T23:59:59Z
+	for _, t := range []*jwt.NumericDate{c.ExpiresAt, c.NotBefore, c.IssuedAt} {
+		if t != nil && (t.Unix() < 0 || t.Unix() > last) {
+			return false
+		}
+	}
+	return true
 }
 
 // onlyExpired reports whether a token is good but for its exp: then its signature has been verified, and the client may

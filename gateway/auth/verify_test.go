@@ -3,6 +3,7 @@ package auth
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -100,8 +101,12 @@ func TestVerifyRefusesBadTokens(t *testing.T) {
 		"no exp":          {hs(with("exp", nil)), "token invalid", "missing"},
 		"exp text":        {hs(with("exp", "tomorrow")), "token invalid", "malformed"},
 		"exp too far":     {hs(with("exp", start.Add(25*time.Hour).Unix())), "token invalid", "AUTH_MAX_TOKEN_LIFE"},
-		"exp absurd":      {hs(with("exp", 1e300)), "", ""},
-		"exp negative":    {hs(with("exp", -1e300)), "", ""},
+		"exp absurd":      {hs(with("exp", 1e300)), "token invalid", "outside the years"},
+		"exp negative":    {hs(with("exp", -1e300)), "token invalid", "outside the years"},
+		"nbf absurd":      {hs(with("nbf", 1e300)), "token invalid", "outside the years"},
+		"nbf of 64 bits":  {hs(with("nbf", json.Number("9223372036854775807"))), "token invalid", "outside the years"},
+		"iat absurd":      {hs(with("iat", 1e300)), "token invalid", "outside the years"},
+		"iat negative":    {hs(with("iat", -1)), "token invalid", "outside the years"},
 		"expired":         {hs(with("exp", start.Add(-2*time.Minute).Unix())), "token expired at 2026-05-01T11:58:00Z", ""},
 		"expired and unsigned": {
 			unsigned(`{"alg":"HS256"}`, with("exp", start.Add(-2*time.Minute).Unix())), "token invalid", "wrong signature",
