@@ -11,6 +11,7 @@ package ingest
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -126,24 +127,48 @@ func jitter(d time.Duration) time.Duration { return d/2 + mathrand.N(d) }
 
 const dialTimeout = 5 * time.Second
 
-// connect consumes over one connection until it ends. It reports whether messages could come.
-func (c *Consumer) connect(ctx context.Context) (consumed bool, err error) {
+// answerTimeout is how long the broker may take for all that is asked before messages come.
+const answerTimeout = 30 * time.Second
+
+// dial opens a connection whose library sees what wire lets through. nc is the connection to the broker: closing it ends all that
+// waits for the broker.
+func (c *Consumer) dial(ctx context.Context) (conn *amqp.Connection, nc net.Conn, err error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := amqp.DialConfig(c.cfg.URL, amqp.Config{
-		Heartbeat:  5 * time.Second,
+	plain, encrypted, err := plainURL(c.cfg.URL)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err = amqp.DialConfig(plain, amqp.Config{
+		Heartbeat: 5 * time.Second, FrameSize: maxFrame,
 		Properties: amqp.Table{"connection_name": "ringcast gateway " + c.cfg.Gateway, "product": "ringcast"},
 		Dial: func(network, addr string) (net.Conn, error) {
-			nc, err := dialer.DialContext(ctx, network, addr)
-			if err == nil {
-				err = nc.SetDeadline(time.Now().Add(dialTimeout)) // of the handshake; the library lifts it
+			var err error
+			if nc, err = dialer.DialContext(ctx, network, addr); err != nil {
+				return nil, err
 			}
-			return nc, err
+			if err := nc.SetDeadline(time.Now().Add(dialTimeout)); err != nil { // of the handshake; the library lifts it
+				return nil, err
+			}
+			if encrypted != nil {
+				return newWire(tls.Client(nc, encrypted), c.cfg.MaxPayload), nil
+			}
+			return newWire(nc, c.cfg.MaxPayload), nil
 		},
 	})
+	return conn, nc, err
+}
+
+// connect consumes over one connection until it ends. It reports whether messages could come.
+func (c *Consumer) connect(ctx context.Context) (consumed bool, err error) {
+	conn, nc, err := c.dial(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer func() { _ = conn.CloseDeadline(time.Now().Add(time.Second)) }()
+	// The library waits for answers without an end.
+	asking, answered := context.WithTimeout(ctx, answerTimeout)
+	defer answered()
+	unanswered := context.AfterFunc(asking, func() { _ = nc.Close() })
 	ch, err := conn.Channel()
 	if err != nil {
 		return false, err
@@ -161,11 +186,14 @@ func (c *Consumer) connect(ctx context.Context) (consumed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if !unanswered() {
+		return false, errUnanswered
+	}
 	c.cfg.Log.Info("consuming from the message broker", zap.String("queue", c.cfg.Queue))
 	c.connected.Store(true)
 	defer c.connected.Store(false)
 	r := &run{
-		c: c, ch: ch, ctx: ctx, deliveries: deliveries,
+		c: c, nc: nc, ch: ch, ctx: ctx, deliveries: deliveries,
 		closed:  ch.NotifyClose(make(chan *amqp.Error, 1)),
 		settled: make(chan settled, c.cfg.Prefetch),
 		ended:   make(chan struct{}),
@@ -200,6 +228,7 @@ func declare(ch *amqp.Channel, queue string) error {
 // run is the consumption over one connection.
 type run struct {
 	c          *Consumer
+	nc         net.Conn
 	ch         *amqp.Channel
 	ctx        context.Context
 	deliveries <-chan amqp.Delivery
@@ -215,6 +244,9 @@ type settled struct {
 	delivery amqp.Delivery
 	problem  error // why it can never be published; nil if it was
 }
+
+// errUnanswered ends a connection over which the broker does not answer.
+var errUnanswered = errors.New("the broker does not answer")
 
 // errPrefetch ends a connection over which the broker delivers more at once than it was told to: settled has room for no more, and
 // event loops would wait for it.
@@ -255,6 +287,8 @@ func (r *run) consume(tag string) error {
 		case <-stop:
 			stop = nil
 			late = time.After(r.c.cfg.Drain)
+			// Canceling, and acknowledging, wait for the broker.
+			defer time.AfterFunc(r.c.cfg.Drain+time.Second, func() { _ = r.nc.Close() }).Stop()
 			if err := r.ch.Cancel(tag, false); err != nil || r.under == 0 {
 				return err
 			}
