@@ -86,7 +86,8 @@ func (s *Server) register(reg *prometheus.Registry) {
 		func() float64 { return float64(s.slowLanes.Load()) })
 	registerEach(reg, "closed_lanes_total", "Connections closed for being too many, or for what their peers sent or did not send, by reason.", "reason",
 		map[string]*atomic.Uint64{"too_many": &s.closed.TooMany, "no_hello": &s.closed.NoHello, "protocol": &s.badLanes})
-	counter("panics_total", "Panics; each ended one lane or handover.", func() float64 { return float64(s.closed.Panics.Load() + s.panics.Load()) })
+	counter("panics_total", "Panics; each ended one lane or handover, or left one thing undone.",
+		func() float64 { return float64(s.closed.Panics.Load() + s.panics.Load() + s.topics.Stats().Panics) })
 	flag := func(b *atomic.Bool) func() float64 {
 		return func() float64 {
 			if b.Load() {

@@ -115,7 +115,7 @@ func (l *laneServer) learnLater(m *linkpb.Ring) {
 		defer s.take.resolve()
 		defer s.building.Add(-1)
 		for m := m; m != nil; m = l.nextRing() {
-			s.tryLearn(m)
+			link.Guard(s.log, &s.panics, func() { s.learn([]*linkpb.Ring{m}) })
 		}
 	})
 }
@@ -127,16 +127,6 @@ func (l *laneServer) nextRing() *linkpb.Ring {
 	m := l.newest
 	l.newest, l.building = nil, m != nil
 	return m
-}
-
-// tryLearn is learn for one ring, for which a panic is one more way to fail: what one peer sends must not end the server.
-func (s *Server) tryLearn(m *linkpb.Ring) {
-	defer func() {
-		if p := recover(); p != nil {
-			_ = s.panicked(p)
-		}
-	}()
-	s.learn([]*linkpb.Ring{m})
 }
 
 // maxTold is how many rings of one message count; no peer knows more.

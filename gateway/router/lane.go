@@ -195,14 +195,9 @@ var errPanicked = errors.New("a bug was met; the log has it")
 // receive receives until the connection ends. A panic ends it too, and nothing else: what one server sends must not take the
 // other servers' clients down.
 func (l *lane) receive(wire *link.Lane, item func(linkpb.Kind, []byte) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			l.r.stats.panics.Add(1)
-			link.LogPanic(l.log, p)
-			err = errPanicked
-		}
-	}()
-	return wire.Receive(item, l.in.flush)
+	err = errPanicked
+	link.Guard(l.log, &l.r.stats.panics, func() { err = wire.Receive(item, l.in.flush) })
+	return err
 }
 
 // greeted checks the server's answer to the hello.
@@ -324,30 +319,34 @@ func (l *lane) lost() {
 	}
 	l.mu.Unlock()
 	for i := range l.r.shards {
-		s := &l.r.shards[i]
-		s.mu.Lock()
-		for _, sub := range s.topics {
-			if sub.lane == l {
-				sub.fetch.forget()
-				sub.flowing = false
-				if sub.next != nil && sub.ask(l.r, true) {
-					l.in.touch(sub.next.lane)
-				}
-				l.in.arrive(sub)
+		l.r.shards[i].do(func(s *shard) {
+			for _, sub := range s.topics {
+				l.r.guard(func() { l.lostTopic(sub) })
 			}
-			if sub.next != nil && sub.next.lane == l {
-				sub.next.fetch.forget()
-				sub.next.buffer, sub.next.bytes = nil, 0
-			}
-		}
-		s.mu.Unlock()
+		})
 	}
 	l.r.eachPresence(func(p *presence) {
 		if p.lane == l {
 			p.disconnected()
 		}
 	})
-	l.in.flush()
+	l.r.guard(l.in.flush)
+}
+
+// lostTopic is lost for one topic. Called under its shard's lock.
+func (l *lane) lostTopic(sub *subscription) {
+	if sub.lane == l {
+		sub.fetch.forget()
+		sub.flowing = false
+		if sub.next != nil && sub.ask(l.r, true) {
+			l.in.touch(sub.next.lane)
+		}
+		l.in.arrive(sub)
+	}
+	if sub.next != nil && sub.next.lane == l {
+		sub.next.fetch.forget()
+		sub.next.buffer, sub.next.bytes = nil, 0
+	}
 }
 
 // expire ends the publishes that have waited too long.

@@ -36,13 +36,9 @@ func (l *lane) learn(m *linkpb.Ring) {
 }
 
 // build puts a ring to use that the server has.
-func (l *lane) build(m *linkpb.Ring) {
-	defer func() {
-		if p := recover(); p != nil { // as in receive
-			l.r.stats.panics.Add(1)
-			link.LogPanic(l.log, p)
-		}
-	}()
+func (l *lane) build(m *linkpb.Ring) { l.r.guard(func() { l.putToUse(m) }) }
+
+func (l *lane) putToUse(m *linkpb.Ring) {
 	next, err := l.adopt(m)
 	if errors.Is(err, ring.ErrSame) || errors.Is(err, ring.ErrOlder) {
 		return // another lane was faster

@@ -76,6 +76,27 @@ func TestABugEndsOneLane(t *testing.T) {
 	}
 }
 
+// A bug that is met when a lane is lost leaves the topic that it is about as it is, and no lock behind; the others resume.
+func TestABugWhileALaneIsLost(t *testing.T) {
+	w := newWorld(t, 1, never)
+	o := w.start()
+	m, conn := w.joined(o, "t:good", 1, 5)
+	w.joined(o, "t:bad", 1, 5)
+	w.r.shard("t:bad").do(func(s *shard) { s.topics["t:bad"].next = &move{} }) // to no lane
+	conn.cut()
+	o.expect("hello gw 0/1")
+	resumed := make(map[string]up)
+	for len(resumed) < 2 {
+		u := o.next()
+		resumed[u.text] = u
+	}
+	resumed["subscribe t:good since 1:5"].recover(1, 5, 6)
+	m.hears(6)
+	if w.r.Stats().Panics == 0 {
+		t.Error("no panic is counted")
+	}
+}
+
 // quiet wants that nothing has been told to the member that it has not taken.
 func (w *world) quiet(m *member) {
 	w.t.Helper()

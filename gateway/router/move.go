@@ -216,9 +216,11 @@ func (in *inbox) goOn() {
 	in.mu.Unlock()
 	in.batch++
 	for _, name := range names {
-		s := in.lane.r.shard(name)
-		s.mu.Lock()
-		if sub := s.topics[name]; sub != nil && len(sub.held) > 0 {
+		in.lane.r.shard(name).do(func(s *shard) {
+			sub := s.topics[name]
+			if sub == nil || len(sub.held) == 0 {
+				return
+			}
 			waiting := sub.held
 			// Of this batch, whether or not something is posted: what comes meanwhile waits for its end.
 			sub.held, sub.poster, sub.posted = nil, in, in.batch
@@ -226,8 +228,7 @@ func (in *inbox) goOn() {
 				in.release(sub, h)
 			}
 			in.arrive(sub) // not earlier: what is missing may be among what was held
-		}
-		s.mu.Unlock()
+		})
 	}
 	if len(names) > 0 {
 		in.flush()
@@ -256,13 +257,12 @@ func (in *inbox) sweepMoves() {
 		return
 	}
 	for i := range r.shards {
-		s := &r.shards[i]
-		s.mu.Lock()
-		for _, sub := range s.topics {
-			if sub.next != nil && sub.next.lane == in.lane && sub.next.overdue {
-				in.arrive(sub)
+		r.shards[i].do(func(s *shard) {
+			for _, sub := range s.topics {
+				if sub.next != nil && sub.next.lane == in.lane && sub.next.overdue {
+					in.arrive(sub)
+				}
 			}
-		}
-		s.mu.Unlock()
+		})
 	}
 }

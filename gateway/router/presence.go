@@ -302,12 +302,11 @@ func (p *presence) stateMessage() *hub.Message {
 // eachPresence calls do with every presence, under its shard's lock.
 func (r *Router) eachPresence(do func(p *presence)) {
 	for i := range r.shards {
-		s := &r.shards[i]
-		s.mu.Lock()
-		for _, p := range s.presences {
-			do(p)
-		}
-		s.mu.Unlock()
+		r.shards[i].do(func(s *shard) {
+			for _, p := range s.presences {
+				do(p)
+			}
+		})
 	}
 }
 

@@ -423,6 +423,9 @@ func (r *Router) route(topic string) *lane {
 	return lanes[(r.hash(topic)/shards)%uint64(len(lanes))]
 }
 
+// guard calls f where no lane receives, which would end with a panic: f gives back its locks by defer.
+func (r *Router) guard(f func()) { link.Guard(r.log, &r.stats.panics, f) }
+
 // housekeep unsubscribes what has lingered, ends what waited too long, tries again what was refused, and pings.
 func (r *Router) housekeep(ctx context.Context) {
 	tick := time.NewTicker(min(r.cfg.Linger, r.cfg.JoinTimeout, r.cfg.PublishTimeout, r.cfg.Heartbeat) / 4)
@@ -433,9 +436,9 @@ func (r *Router) housekeep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			r.unsubscribeIdle(now)
-			r.retry(now)
-			r.tickPresence(now)
+			r.guard(func() { r.unsubscribeIdle(now) })
+			r.guard(func() { r.retry(now) })
+			r.guard(func() { r.tickPresence(now) })
 			r.retire()
 			for _, l := range r.locals {
 				if l.waits.Load() > 0 {

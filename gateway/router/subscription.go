@@ -20,6 +20,13 @@ type shard struct {
 	presences map[string]*presence // nil until there is one
 }
 
+// do calls f with the shard locked.
+func (s *shard) do(f func(s *shard)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s)
+}
+
 // subscription is this gateway's interest in one topic, and the way its publishes take. Guarded by its shard's mutex.
 //
 // Which loops get a message is decided, under that mutex, by the goroutine that receives it. A loop puts its bit into
@@ -197,35 +204,38 @@ func (sub *subscription) unused() bool {
 func (r *Router) unsubscribeIdle(now time.Time) {
 	touched := make(map[*lane]bool)
 	for i := range r.shards {
-		s := &r.shards[i]
-		s.mu.Lock()
-		for topic, since := range s.idle {
-			sub := s.topics[topic]
-			if sub != nil && (now.Sub(since) < r.cfg.Linger || sub.flow.busy()) {
-				continue
+		r.shards[i].do(func(s *shard) {
+			for topic, since := range s.idle {
+				sub := s.topics[topic]
+				if sub != nil && (now.Sub(since) < r.cfg.Linger || sub.flow.busy()) {
+					continue
+				}
+				delete(s.idle, topic)
+				delete(s.topics, topic)
+				if sub != nil && sub.wanted {
+					sub.unsubscribe(r, touched)
+				}
 			}
-			delete(s.idle, topic)
-			delete(s.topics, topic)
-			if sub == nil || !sub.wanted {
-				continue
-			}
-			// Under the shard's lock, so that a later subscribe of the topic follows it on the lane.
-			lanes := []*lane{sub.lane}
-			sub.lane.giveUp(sub.fetch.ref)
-			if n := sub.next; n != nil {
-				lanes = append(lanes, n.lane)
-				n.lane.giveUp(n.fetch.ref)
-				r.moving.Add(-1)
-			}
-			for _, l := range lanes {
-				l.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: topic})
-				touched[l] = true
-			}
-		}
-		s.mu.Unlock()
+		})
 	}
 	for l := range touched {
 		l.flush()
+	}
+}
+
+// unsubscribe tells the topic's owners that nobody wants it any more: under the shard's lock, so that a later subscribe of
+// the topic follows it on the lane.
+func (sub *subscription) unsubscribe(r *Router, touched map[*lane]bool) {
+	lanes := []*lane{sub.lane}
+	sub.lane.giveUp(sub.fetch.ref)
+	if n := sub.next; n != nil {
+		lanes = append(lanes, n.lane)
+		n.lane.giveUp(n.fetch.ref)
+		r.moving.Add(-1)
+	}
+	for _, l := range lanes {
+		l.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: sub.name})
+		touched[l] = true
 	}
 }
 
@@ -379,28 +389,31 @@ func (in *inbox) refused(sub *subscription) {
 func (r *Router) retry(now time.Time) {
 	touched := make(map[*lane]bool)
 	for i := range r.shards {
-		s := &r.shards[i]
-		s.mu.Lock()
-		for _, sub := range s.topics {
-			if !sub.troubled.IsZero() && sub.wanted && sub.fetch.ref == 0 {
-				sub.lane.subscribe(sub)
-				touched[sub.lane] = true
+		r.shards[i].do(func(s *shard) {
+			for _, sub := range s.topics {
+				sub.retry(r, now, touched)
 			}
-			if sub.flow.waits() {
-				sub.flow.expire(now, r.cfg.PublishTimeout)
-				sub.flow.proceed()
-				touched[sub.flow.lane] = true
-			}
-			if n := sub.next; n != nil {
-				n.overdue = n.overdue || !n.deadline.IsZero() && now.After(n.deadline)
-				if sub.ask(r, false) {
-					touched[n.lane] = true
-				}
-			}
-		}
-		s.mu.Unlock()
+		})
 	}
 	for l := range touched {
 		l.flush()
+	}
+}
+
+func (sub *subscription) retry(r *Router, now time.Time, touched map[*lane]bool) {
+	if !sub.troubled.IsZero() && sub.wanted && sub.fetch.ref == 0 {
+		sub.lane.subscribe(sub)
+		touched[sub.lane] = true
+	}
+	if sub.flow.waits() {
+		sub.flow.expire(now, r.cfg.PublishTimeout)
+		sub.flow.proceed()
+		touched[sub.flow.lane] = true
+	}
+	if n := sub.next; n != nil {
+		n.overdue = n.overdue || !n.deadline.IsZero() && now.After(n.deadline)
+		if sub.ask(r, false) {
+			touched[n.lane] = true
+		}
 	}
 }

@@ -104,6 +104,19 @@ func (l *Loop) sweepArrival(c *Conn) {
 	}
 }
 
+// arriveSafely is arrive; a bug that is met there ends the connection.
+func (l *Loop) arriveSafely(c *Conn) {
+	defer func() {
+		if r := recover(); r != nil {
+			l.countPanic("arrival", r)
+			if l.slots[c.slot] == c {
+				l.turnAway(c)
+			}
+		}
+	}()
+	l.arrive(c)
+}
+
 // arrive reads what a connection says first, and serves it or passes it on. A
 // loop that has served enough in this turn finds it again in the next.
 func (l *Loop) arrive(c *Conn) {

@@ -291,6 +291,7 @@ func (c *Conn) finish() {
 // tell tells the loop's witness of the end, once, and of unsent frames.
 func (c *Conn) tell(end End, unsent bool) {
 	if f := c.loop.witness; f != nil && (unsent || !c.told) {
+		defer c.loop.recovered("Witness")
 		c.told = true
 		f(c, end, unsent)
 	}

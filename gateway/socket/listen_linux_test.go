@@ -70,7 +70,12 @@ func newHouse(t *testing.T, cfg Config, timeout time.Duration) *house {
 	}
 	h.addr = lis.Addr().String()
 	in, err := h.loops.Listen(lis, Door{
-		Quick:   func(head []byte) bool { return bytes.HasPrefix(head, []byte("GET /ws")) },
+		Quick: func(head []byte) bool {
+			if bytes.HasPrefix(head, []byte("GET /ws?judge")) {
+				panic("a bug in who judges")
+			}
+			return bytes.HasPrefix(head, []byte("GET /ws"))
+		},
 		Serve:   app.Server().ServeConn,
 		Late:    h.late.Load,
 		Timeout: timeout,
@@ -208,6 +213,12 @@ func TestHandshakesOnTheLoops(t *testing.T) {
 				t.Errorf("got %v, want EOF", err)
 			}
 		}},
+		{"a panic before the handshake", 0, 0, func(p *peer) {
+			p.write([]byte(request("/ws?judge=1")))
+			if _, err := p.br.ReadByte(); err != io.EOF {
+				t.Errorf("got %v, want EOF", err)
+			}
+		}},
 		{"gone before a word", 0, 0, func(p *peer) {
 			h.eventually("it is there", func() bool { return h.arriving() == 1 })
 			p.nc.Close()
@@ -223,8 +234,8 @@ func TestHandshakesOnTheLoops(t *testing.T) {
 		})
 	}
 	h.eventually("none is left", func() bool { return h.loops.Conns() == 0 && h.loops.Stats().Open == 0 })
-	if n := h.loops.Stats().Panics; n != 1 {
-		t.Errorf("%d panics, want 1", n)
+	if n := h.loops.Stats().Panics; n != 2 {
+		t.Errorf("%d panics, want 2", n)
 	}
 }
 

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -227,9 +228,10 @@ func (l *Loop) handleEvent(i int) {
 	case c == nil || c.state == stateDead:
 		return
 	case c.state == stateArriving:
-		l.arrive(c)
+		l.arriveSafely(c)
 		return
 	}
+	defer l.recoveredOn(c)
 	if writable {
 		c.blocked = false
 		l.touch(c)
@@ -286,6 +288,16 @@ func (l *Loop) recovered(where string) {
 		l.countPanic(where, r)
 	}
 }
+
+// recoveredOn, deferred, has a bug that a connection's input meets end that connection, and nothing else.
+func (l *Loop) recoveredOn(c *Conn) {
+	if r := recover(); r != nil {
+		l.countPanic("input", r)
+		c.die(errPanicked, EndPanic)
+	}
+}
+
+var errPanicked = errors.New("a bug was met; the log has it")
 
 func (l *Loop) countPanic(where string, r any) {
 	l.count.Panics++
@@ -363,7 +375,7 @@ func (l *Loop) AfterFlush(f func()) { l.flushed = append(l.flushed, f) }
 func (l *Loop) callFlushed() {
 	for i, f := range l.flushed {
 		l.flushed[i] = nil
-		f()
+		l.runTask(f)
 	}
 	l.flushed = l.flushed[:0]
 }

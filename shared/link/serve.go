@@ -148,6 +148,19 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 		zap.Stringer("peer", nc.RemoteAddr()), zap.String("error", err.Error()))
 }
 
+// Guard calls f, in which something is done about what peers have sent, and reports whether it returned. A panic is counted
+// and logged, and ends nothing but f: f gives back its locks by defer.
+func Guard(log *zap.Logger, panics *atomic.Uint64, f func()) (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			panics.Add(1)
+			LogPanic(log, p)
+		}
+	}()
+	f()
+	return true
+}
+
 // LogPanic logs what recover has returned of a panic that went through Receive, with the stack of where it began.
 func LogPanic(log *zap.Logger, p any) {
 	stack := debug.Stack()

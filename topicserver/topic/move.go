@@ -132,7 +132,7 @@ func (r *Registry) Install(name string, state *linkpb.TopicState) bool {
 		r.cfg.PauseTime.Observe(time.Since(t.parkedSince).Seconds())
 	}
 	for _, p := range r.unparkLocked(t) {
-		p.run(&tn)
+		r.guard(func() { p.run(&tn) }) // each is another client's
 	}
 	return true
 }

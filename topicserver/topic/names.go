@@ -348,24 +348,30 @@ func (r *Registry) SettleNames(now time.Time) {
 	r.names.mu.Unlock()
 	var tn Turn
 	for _, name := range due {
-		t := r.lock(name)
-		if t == nil {
-			r.names.mu.Lock()
-			delete(r.names.due, name)
-			r.names.mu.Unlock()
-			continue
-		}
-		if x := t.exclusive; x != nil {
-			if x.claim != 0 && x.lane == nil && now.Sub(x.detached) >= r.cfg.NameGrace {
-				r.vacateLocked(t)
-				t.used = now
-			}
-			r.runCallsLocked(&tn, t)
-			r.scheduleLocked(t)
-		}
-		t.mu.Unlock()
+		r.guard(func() { r.settleName(&tn, name, now) })
 	}
 	tn.Flush()
+}
+
+func (r *Registry) settleName(tn *Turn, name string, now time.Time) {
+	t := r.lock(name)
+	if t == nil {
+		r.names.mu.Lock()
+		delete(r.names.due, name)
+		r.names.mu.Unlock()
+		return
+	}
+	defer t.mu.Unlock()
+	x := t.exclusive
+	if x == nil {
+		return
+	}
+	if x.claim != 0 && x.lane == nil && now.Sub(x.detached) >= r.cfg.NameGrace {
+		r.vacateLocked(t)
+		t.used = now
+	}
+	r.runCallsLocked(tn, t)
+	r.scheduleLocked(t)
 }
 
 // detachNameLocked notes that a lane has ended over which the holder's messages went.

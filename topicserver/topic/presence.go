@@ -495,26 +495,32 @@ func (r *Registry) tidyLocked(t *Topic) {
 func (r *Registry) TickPresence(now time.Time) {
 	var tn Turn
 	for _, t := range r.wheel.due(now) {
-		t.mu.Lock()
-		if p := t.presence; p != nil {
-			for _, list := range p.orphans {
-				for _, m := range slices.Clone(list) {
-					if !m.expires.After(now) {
-						p.remove(m)
-					}
-				}
-			}
-			if now.Before(p.paid) {
-				r.changedLocked(t, now) // it was due for its orphans
-			} else {
-				tn.now = now
-				r.sendDiffLocked(&tn, t)
-			}
-			r.tidyLocked(t)
-		}
-		t.mu.Unlock()
+		r.guard(func() { r.tickTopic(&tn, t, now) })
 	}
 	tn.Flush()
+}
+
+func (r *Registry) tickTopic(tn *Turn, t *Topic, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.presence
+	if p == nil {
+		return
+	}
+	for _, list := range p.orphans {
+		for _, m := range slices.Clone(list) {
+			if !m.expires.After(now) {
+				p.remove(m)
+			}
+		}
+	}
+	if now.Before(p.paid) {
+		r.changedLocked(t, now) // it was due for its orphans
+	} else {
+		tn.now = now
+		r.sendDiffLocked(tn, t)
+	}
+	r.tidyLocked(t)
 }
 
 // sendDiffLocked tells the watching gateways what has changed: one send for each. Then it answers those who come.

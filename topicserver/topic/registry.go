@@ -91,6 +91,8 @@ type Registry struct {
 
 	parked        atomic.Int64 // bytes, of all topics
 	parkedRefused atomic.Uint64
+
+	panics atomic.Uint64 // met where no lane's receiver runs
 }
 
 type shard struct {
@@ -130,6 +132,7 @@ type Stats struct {
 	Presences   int64  // members now, over all topics
 	// PresenceSends counts changes of presences sent to gateways since the start: one per topic, interval and gateway.
 	PresenceSends uint64
+	Panics        uint64 // since the start, met where no lane's receiver runs
 	ParkedRefused uint64 // requests since the start that found too many waiting for their topic's state, or for their name
 	PresencePaced uint64 // diffs since the start that had to wait because of the bytes of those before
 	History       history.Stats
@@ -152,6 +155,7 @@ func (r *Registry) Stats() Stats {
 		PresenceSends: r.presenceSends.Load(),
 		PresencePaced: r.presencePaced.Load(),
 		ParkedRefused: r.parkedRefused.Load(),
+		Panics:        r.panics.Load(),
 		History:       r.cfg.Store.Stats(),
 	}
 }
@@ -497,21 +501,30 @@ func (r *Registry) Sweep(idle time.Duration) int {
 	r.cfg.Store.Sweep(now)
 	n := 0
 	for i := range r.shards {
-		s := &r.shards[i]
-		s.mu.Lock()
-		for _, t := range s.topics {
+		r.guard(func() { n += r.sweepShard(&r.shards[i], now, idle) })
+	}
+	return n
+}
+
+func (r *Registry) sweepShard(s *shard, now time.Time, idle time.Duration) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.topics {
+		func() {
 			t.mu.Lock()
+			defer t.mu.Unlock()
 			t.ids.rest(now, r.cfg.IDTTL)
 			if len(t.subs) == 0 && t.presence == nil && !t.waiting && !t.namedLocked() && now.Sub(t.used) > idle {
 				r.removeLocked(s, t)
 				n++
 			}
-			t.mu.Unlock()
-		}
-		s.mu.Unlock()
+		}()
 	}
 	return n
 }
+
+// guard calls f where no lane's receiver runs, which would end with a panic: f gives back its locks by defer.
+func (r *Registry) guard(f func()) { link.Guard(r.cfg.Log, &r.panics, f) }
 
 // removeLocked takes a topic out. Both locks are held.
 func (r *Registry) removeLocked(s *shard, t *Topic) {
