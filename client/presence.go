@@ -236,7 +236,8 @@ func (p *Presence) changed(change ChannelChange) {
 	}
 }
 
-// state handles the first word after a join: all who are there.
+// state handles all who are there: the first word after a join, and what comes in the place of changes when this client
+// has been slow.
 func (p *Presence) state(m Message) {
 	var all presenceState
 	if json.Unmarshal(m.Payload, &all) != nil {
