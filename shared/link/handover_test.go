@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
+	"github.com/ringcast/ringcast/shared/certs"
 )
 
 // giver serves handovers with give, and lanes not at all.
@@ -270,4 +272,17 @@ func TestSilenceCountsFromTheGreeting(t *testing.T) {
 			t.Errorf("ended after %v with %v", took, err)
 		}
 	})
+}
+
+// Over TLS, a peer that closes without a word has refused, and does not want plain text.
+func TestARefusalWithoutAWord(t *testing.T) {
+	a := newAuthority(t)
+	addr := giver(t, Config{Identity: a.identity("ts-a", certs.Request{Server: "ts-a"})}, func(h *Handover) error {
+		_, _ = h.Receive()
+		return errors.New("a stranger")
+	})
+	h := take(t, addr, Config{Identity: a.identity("ts-b", certs.Request{Server: "ts-b"}), Server: "ts-a"}, &linkpb.Wants{Server: "ts-c"})
+	if _, err := h.Receive(); err == nil || !strings.Contains(err.Error(), "its log may say why") {
+		t.Errorf("error %v", err)
+	}
 }

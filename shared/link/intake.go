@@ -136,6 +136,8 @@ func (c *conn) fill() error {
 	switch {
 	case n > 0 || err == nil:
 		return nil // an error comes again
+	case errors.Is(err, io.EOF) && c.dialing && !c.spoken && c.tls != nil:
+		return fmt.Errorf("link: peer closed the connection before it said anything; its log may say why: %w", err)
 	case errors.Is(err, io.EOF) && c.dialing && !c.spoken:
 		return fmt.Errorf("link: peer closed the connection before it said anything; perhaps one end wants TLS and the other does not: %w", err)
 	case errors.Is(err, io.EOF):

@@ -41,7 +41,19 @@ func runRingReady(ctx context.Context, out io.Writer, args []string) error {
 }
 
 func ringStatus(ctx context.Context, url string, timeout time.Duration) (status ring.Status, err error) {
-	return status, getJSON(ctx, url, "/ring", timeout, &status)
+	if err := getJSON(ctx, url, "/ring", timeout, &status); err != nil {
+		return status, err
+	}
+	return status, checkNode(&status)
+}
+
+// checkNode returns an error for an answer that is JSON and none of a node: of another program at that address, most likely, which
+// must not pass for a node that agrees.
+func checkNode(s *ring.Status) error {
+	if s.ID == "" || s.Version == 0 {
+		return errors.New("what answers is no node of ringcast")
+	}
+	return nil
 }
 
 // judgeRings says whether all nodes use one ring and no topic is on its way any more, in the words of WEST's ringready and

@@ -1,6 +1,11 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/ringcast/ringcast/shared/ring"
@@ -33,6 +38,27 @@ func TestW29_RingReady(t *testing.T) {
 	} {
 		if verdict, ok := judgeRings(tt.nodes, tt.down); verdict != tt.want || ok != tt.ok {
 			t.Errorf("%s: %q, %t; want %q, %t", tt.name, verdict, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+// Another program that answers with JSON passes for no node.
+func TestAnswersOfNoNode(t *testing.T) {
+	for _, answer := range []string{"null", "{}", `{"ring":{}}`, `{"id":"x"}`, `{"version":1}`} {
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) }))
+		defer other.Close()
+		var out strings.Builder
+		if err := runRingReady(t.Context(), &out, []string{other.URL}); !errors.Is(err, errNotReady) {
+			t.Errorf("%s: ring ready: %v", answer, err)
+		}
+		if err := runPing(t.Context(), &out, []string{other.URL}); !errors.Is(err, errDown) {
+			t.Errorf("%s: ping: %v", answer, err)
+		}
+		if err := runStatus(t.Context(), &out, []string{other.URL}); !errors.Is(err, errDown) {
+			t.Errorf("%s: status: %v", answer, err)
+		}
+		if n := strings.Count(out.String(), "what answers is no node of ringcast"); n != 2 {
+			t.Errorf("%s: %s", answer, out.String())
 		}
 	}
 }

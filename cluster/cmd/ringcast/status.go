@@ -44,7 +44,11 @@ func askStatus(ctx context.Context, urls []string, timeout time.Duration) (nodes
 	for i, url := range urls {
 		all.Go(func() {
 			status := new(daemon.Status)
-			if err := getJSON(ctx, url, "/status", timeout, status); err != nil {
+			err := getJSON(ctx, url, "/status", timeout, status)
+			if err == nil {
+				err = checkNode(&status.Ring)
+			}
+			if err != nil {
 				nodes[i] = node{URL: url, Error: err.Error()}
 				return
 			}
