@@ -81,6 +81,7 @@ func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*T
 		err = stream.Send(first)
 	}
 	if err != nil {
+		err = c.ended(err)
 		_ = c.Close()
 		_ = dc.Close()
 		return nil, fmt.Errorf("link: open handover: %w", err)

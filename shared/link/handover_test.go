@@ -281,8 +281,13 @@ func TestARefusalWithoutAWord(t *testing.T) {
 		_, _ = h.Receive()
 		return errors.New("a stranger")
 	})
-	h := take(t, addr, Config{Identity: a.identity("ts-b", certs.Request{Server: "ts-b"}), Server: "ts-a"}, &linkpb.Wants{Server: "ts-c"})
-	if _, err := h.Receive(); err == nil || !strings.Contains(err.Error(), "its log may say why") {
+	me := Config{Identity: a.identity("ts-b", certs.Request{Server: "ts-b"}), Server: "ts-a"}
+	h, err := Take(t.Context(), addr, me, &linkpb.Wants{Server: "ts-c"})
+	if err == nil { // else it was turned away while it still greeted
+		defer h.Close()
+		_, err = h.Receive()
+	}
+	if err == nil || !strings.Contains(err.Error(), "its log may say why") {
 		t.Errorf("error %v", err)
 	}
 }
