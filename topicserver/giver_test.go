@@ -61,11 +61,9 @@ func takeFrom(t *testing.T, give func(*link.Handover) error, tweak func(*take)) 
 
 // A server that can be reached and gives nothing, in whatever way, keeps topics waiting for no longer than the bound.
 func TestAGiverThatGivesNothing(t *testing.T) {
-	name := make(chan string, 1) // on offer
-	answer := func(h *link.Handover, state func(name string) *linkpb.TopicState) error {
-		offered := <-name
-		name <- offered
-		if err := h.Send(&linkpb.Gives{Offers: []string{offered}, Offered: true}); err != nil {
+	type giving func(h *link.Handover, name func() string) error
+	answer := func(h *link.Handover, name string, state func(name string) *linkpb.TopicState) error {
+		if err := h.Send(&linkpb.Gives{Offers: []string{name}, Offered: true}); err != nil {
 			return err
 		}
 		for {
@@ -82,27 +80,32 @@ func TestAGiverThatGivesNothing(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name string
-		give func(*link.Handover) error
+		give giving
 	}{
-		{"offers that trickle", func(h *link.Handover) error {
+		{"offers that trickle", func(h *link.Handover, _ func() string) error {
 			for h.Send(&linkpb.Gives{}) == nil {
 				time.Sleep(time.Millisecond)
 			}
 			return nil
 		}},
-		{"not yet, for ever", func(h *link.Handover) error {
-			return answer(h, func(name string) *linkpb.TopicState {
+		{"not yet, for ever", func(h *link.Handover, name func() string) error {
+			return answer(h, name(), func(name string) *linkpb.TopicState {
 				return &linkpb.TopicState{Topic: name, Absent: true, MovedTo: "ts-b"}
 			})
 		}},
-		{"no answer", func(h *link.Handover) error {
-			return answer(h, func(string) *linkpb.TopicState { return nil })
+		{"no answer", func(h *link.Handover, name func() string) error {
+			return answer(h, name(), func(string) *linkpb.TopicState { return nil })
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s, topic := takeFrom(t, test.give, func(tk *take) { tk.stall = 300 * time.Millisecond })
-			name <- topic
-			defer func() { <-name }()
+			var topic string
+			known := make(chan struct{})
+			give := func(h *link.Handover) error {
+				return test.give(h, func() string { <-known; return topic })
+			}
+			s, name := takeFrom(t, give, func(tk *take) { tk.stall = 300 * time.Millisecond })
+			topic = name
+			close(known)
 			if p := s.connect(t, "gw-a").publishAt(t, topic, "x"); p.Offset != 1 {
 				t.Errorf("published at %v", p)
 			}

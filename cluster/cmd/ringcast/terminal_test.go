@@ -35,7 +35,7 @@ func TestPrinterEscapesWhatATerminalObeys(t *testing.T) {
 // A node that says it has a name of control sequences does not get them to the terminal.
 func TestStatusOfAHostileNode(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `{"version":"\u001b[2J","ring":{"id":"\u001b]0;owned\u0007\u001b[2J","role":"gateway\u009b"}}`)
+		fmt.Fprint(w, `{"version":"\u001b[2J","ring":{"version":1,"id":"\u001b]0;owned\u0007\u001b[2J","role":"gateway\u009b"}}`)
 	}))
 	defer s.Close()
 	var out bytes.Buffer
