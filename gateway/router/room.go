@@ -34,11 +34,10 @@ func (l *Local) askPostponed(now time.Time) {
 		var ready []join
 		w.joins = slices.DeleteFunc(w.joins, func(j join) bool {
 			conn := j.channel.Conn
-			before := asked[conn]
-			if !j.postponed() || before == 0 && !conn.HasRoom(j.needs) || before > 0 && !conn.Fits(before+j.needs) {
+			if !j.postponed() || !conn.HasRoom(asked[conn], j.needs) {
 				return false
 			}
-			asked[conn] = before + j.needs
+			asked[conn] += j.needs
 			ready = append(ready, j)
 			return true
 		})

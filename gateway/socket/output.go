@@ -80,23 +80,22 @@ func (c *Conn) queued() int { return c.Waiting() - int(c.extra) }
 // it is, if nothing else waits; then it does not count against the bounds: what
 // waits behind it does.
 func (c *Conn) MakeRoom(n int) bool {
-	if c.state != stateOpen || c.fitsBounds(n) {
-		return true
-	}
-	c.flushNow()
-	switch {
-	case c.state != stateOpen:
-	case !c.HasRoom(n):
+	if !c.HasRoom(0, n) {
 		return false
-	case !c.fitsBounds(n):
+	}
+	if c.state == stateOpen && !c.fitsBounds(n) {
 		c.extra = int32(n + maxHeader)
 	}
 	return true
 }
 
-// HasRoom reports whether MakeRoom would find room as it is, and changes nothing.
-func (c *Conn) HasRoom(n int) bool {
-	return c.state != stateOpen || c.fitsBounds(n) || c.Waiting() == 0 && n <= math.MaxInt32-maxHeader
+// HasRoom reports whether MakeRoom would find room for a message of n bytes behind others of ahead bytes in all.
+func (c *Conn) HasRoom(ahead, n int) bool {
+	if c.state != stateOpen || c.fitsBounds(ahead+n) {
+		return true
+	}
+	c.flushNow()
+	return c.state != stateOpen || c.fitsBounds(ahead+n) || ahead+c.Waiting() == 0 && n <= math.MaxInt32-maxHeader
 }
 
 // fitsBounds reports whether n bytes more pass no bound of the queue, were it for long.

@@ -319,14 +319,16 @@ func TestWhatHasNoReplyIsParkedOnce(t *testing.T) {
 		t.Fatalf("%d items wait", n)
 	}
 	r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Ref: 4, Topic: "t:a"})
-	for range maxParked / parkedCost {
+	bytes, others := r.parked.Load(), maxChanges-10-r.changes.Load()
+	r.changes.Add(others)
+	for range 12 {
 		r.Join(g.Lane, &linkpb.Join{Topic: "t:a", Subscriber: 1})
 	}
-	if n := len(topic.parked); n > maxParked/parkedCost+3 || r.Stats().ParkedRefused == 0 {
-		t.Errorf("%d items wait, %d were refused", n, r.Stats().ParkedRefused)
+	if n := len(topic.parked); n != 3+2+3+1+10 || r.Stats().ParkedRefused != 2 || r.parked.Load() != bytes {
+		t.Errorf("%d items wait, %d were refused, %d bytes after %d", n, r.Stats().ParkedRefused, r.parked.Load(), bytes)
 	}
 	r.Install("t:a", nil)
-	if topic.stakes != nil || r.parked.Load() != 0 || len(topic.subs) != 1 || r.Stats().Presences != 0 {
+	if topic.stakes != nil || r.parked.Load() != 0 || r.changes.Load() != others || len(topic.subs) != 1 || r.Stats().Presences != 0 {
 		t.Errorf("left: stakes %v, %d bytes, %d subscriptions", topic.stakes, r.parked.Load(), len(topic.subs))
 	}
 	for want := range uint64(4) {

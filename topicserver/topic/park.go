@@ -18,6 +18,9 @@ const (
 	maxParked    = 8 << 20
 	maxParkedAll = 256 << 20
 	parkedCost   = 512 // of a request besides its payload
+
+	// maxChanges is how many joins and leaves of subscribers wait for all topics together; one takes about 100 bytes.
+	maxChanges = 1 << 20
 )
 
 // stake is what a request that waits gives its lane, or a member of its gateway, in a topic. Nothing moves here with a
@@ -80,18 +83,27 @@ func (t *Topic) parkEnd(s stake, run func(*Turn)) {
 	}
 }
 
-// parkChange keeps what changes something about a stake, and has no reply. Gateways announce subscribers only when their
-// Subscribe is answered, so what finds no room is some other peer's.
+// parkChange keeps what changes something about a stake, and has no reply: over a new connection, a gateway tells of all its
+// subscribers right behind its Subscribe. They take no room from requests that somebody waits for; of those that find none,
+// the topic's list of subscribers does not know until their gateway comes anew.
 func (r *Registry) parkChange(t *Topic, s stake, run func(*Turn)) {
-	if _, ok := t.stakes[s]; ok && r.roomLocked(t, 0) {
-		t.parked = append(t.parked, parked{run: run})
+	if _, ok := t.stakes[s]; !ok {
+		return
 	}
+	if r.changes.Add(1) > maxChanges {
+		r.changes.Add(-1)
+		r.parkedRefused.Add(1)
+		return
+	}
+	t.changes++
+	t.parked = append(t.parked, parked{run: run})
 }
 
 // unparkLocked takes the requests that wait.
 func (r *Registry) unparkLocked(t *Topic) []parked {
 	list := t.parked
 	r.parked.Add(-int64(t.parkedBytes))
-	t.parked, t.stakes, t.parkedBytes, t.parkedSince = nil, nil, 0, time.Time{}
+	r.changes.Add(-int64(t.changes))
+	t.parked, t.stakes, t.parkedBytes, t.changes, t.parkedSince = nil, nil, 0, 0, time.Time{}
 	return list
 }

@@ -90,6 +90,7 @@ type Registry struct {
 	presencePaced atomic.Uint64
 
 	parked        atomic.Int64 // bytes, of all topics
+	changes       atomic.Int64 // that wait for topics
 	parkedRefused atomic.Uint64
 
 	panics atomic.Uint64 // met where no lane's receiver runs

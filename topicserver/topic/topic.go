@@ -42,6 +42,7 @@ type Topic struct {
 	parked      []parked
 	stakes      map[stake]struct{} // of those
 	parkedBytes int                // of those that maxParked bounds
+	changes     int                // that wait; see parkChange
 	parkedSince time.Time
 }
 
