@@ -148,6 +148,6 @@ func TestProof_AHoardIsFound(t *testing.T) {
 		t.Skip("a real memory limit needs root")
 	}
 	args := "--faults memory --memory-limit 40 --rate 120 --window 16 --payload 60000 --topics 60 --publishers 2 --subscribers 2 --joins 5"
-	t.Run("none", func(t *testing.T) { judge(t, "", args, 10*time.Second, "") })
+	t.Run("none", func(t *testing.T) { judge(t, "", args+" --heal 1m", 10*time.Second, "") })
 	t.Run("hoard", func(t *testing.T) { judge(t, mutant.Hoard, args+" --heal 2s", 10*time.Second, "by its memory limit") })
 }

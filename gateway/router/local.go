@@ -35,6 +35,7 @@ type Local struct {
 	audiences map[string]*audience     // by topic
 	tracks    map[*Attendance]struct{} // that have no outcome yet
 	postponed map[*Attendance]struct{} // whose clients have no room for the state yet; nil until there is one
+	looking   bool                     // lookForRoom has been called, and askPostponed not yet
 	told      []*hub.Channel           // scratch
 
 	waits   atomic.Int64 // number of topics in joins, of tracks and of the postponed, for the housekeeper
@@ -284,6 +285,9 @@ func (l *Local) complete(topic string, w *waiting, j join, e *event) {
 	if needs := bytesOf(missed); needs > 0 && j.channel.Slow == hub.SlowClose && !j.channel.Conn.MakeRoom(needs) {
 		l.postponeJoin(w, j, needs)
 		return
+	}
+	if j.asked {
+		l.lookForRoom()
 	}
 	l.answer(j.done, Outcome{Position: *j.place, Recovered: true})
 	for _, m := range missed {

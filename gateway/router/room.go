@@ -12,6 +12,9 @@ import (
 // turns: one whose past finds no room is postponed, and its owner asked again when there is. What was answered is not
 // kept meanwhile. A postponed join waits as long as the client takes what is sent to it, or until the client gives it up.
 
+// roomDelay is how long a client that reads as fast as it can has for that, before it is looked at again.
+const roomDelay = 50 * time.Millisecond
+
 // postponed reports whether the join waits for its client, not for an answer.
 func (j *join) postponed() bool { return j.needs > 0 && !j.asked }
 
@@ -24,6 +27,22 @@ func (l *Local) postponeJoin(w *waiting, j join, needs int) {
 	l.r.stats.joinsPostponed.Add(1)
 	j.needs, j.asked = needs, false
 	w.joins = append(w.joins, j)
+	l.lookForRoom()
+}
+
+// lookForRoom has askPostponed called after roomDelay: a join was postponed, or one that was is completed and another may
+// have its turn. Those that have no room then are looked at when the housekeeper calls expire.
+func (l *Local) lookForRoom() {
+	if l.looking {
+		return
+	}
+	l.looking = true
+	time.AfterFunc(roomDelay, func() {
+		l.loop.Post(func() {
+			l.looking = false
+			l.askPostponed(time.Now())
+		})
+	})
 }
 
 // askPostponed asks the owners again for joins whose clients have room now: for each client as much as its queue takes, or
