@@ -46,6 +46,17 @@ func newTimes() times {
 	}
 }
 
+// registerHistory is register for what is remembered: messages, and ids of publishes.
+func (s *Server) registerHistory(gauge, counter func(name, help string, value func() float64)) {
+	gauge("history_messages", "Messages remembered now.", func() float64 { return float64(s.store.Stats().Messages) })
+	gauge("history_bytes", "Bytes remembered now.", func() float64 { return float64(s.store.Stats().Bytes) })
+	counter("history_evicted_total", "Messages forgotten with their whole topic, for want of room.",
+		func() float64 { return float64(s.store.Stats().Evicted) })
+	gauge("publish_ids", "Publish ids remembered now.", func() float64 { return float64(s.topics.Stats().IDs) })
+	counter("publish_ids_evicted_total", "Publish ids forgotten before their time because those of all topics took too much.",
+		func() float64 { return float64(s.topics.Stats().IDsEvicted) })
+}
+
 // register exposes the server's counts. They are read when scraped; nothing is counted twice.
 func (s *Server) register(reg *prometheus.Registry) {
 	gauge := func(name, help string, value func() float64) {
@@ -98,13 +109,7 @@ func (s *Server) register(reg *prometheus.Registry) {
 	}
 	gauge("ring_file_failed", "1 while the ring file is of no use and the ring in use is an older one.", flag(&s.ringFailed))
 	gauge("ring_file_stale", "1 while the ring in use came from a peer and is newer than the ring file.", flag(&s.staleFile))
-	gauge("history_messages", "Messages remembered now.", func() float64 { return float64(s.store.Stats().Messages) })
-	gauge("history_bytes", "Bytes remembered now.", func() float64 { return float64(s.store.Stats().Bytes) })
-	counter("history_evicted_total", "Messages forgotten with their whole topic, for want of room.",
-		func() float64 { return float64(s.store.Stats().Evicted) })
-	gauge("publish_ids", "Publish ids remembered now.", func() float64 { return float64(s.topics.Stats().IDs) })
-	counter("publish_ids_evicted_total", "Publish ids forgotten before their time because those of all topics took too much.",
-		func() float64 { return float64(s.topics.Stats().IDsEvicted) })
+	s.registerHistory(gauge, counter)
 	counter("rate_limited_total", "Publishes over MAX_PUBLISHES_PER_TOPIC of their topic, refused.",
 		func() float64 { return float64(s.topics.Stats().RateLimited) })
 	counter("topics_refused_total", "Requests for a topic over MAX_TOPICS, refused.",
