@@ -28,7 +28,8 @@ type deployment struct {
 	servers   []*node // all that there may be
 	proxies   map[string]*chaos.Proxy
 	stop      func() error
-	unlimited error // why nodes that may have so much memory are not held to it; nil if they are
+	ports     *ports // nil in one process
+	unlimited error  // why nodes that may have so much memory are not held to it; nil if they are
 
 	editing sync.Mutex // held over one edit of the ring; taken before mu
 
@@ -104,7 +105,11 @@ func (d *deployment) prepare(cfg Config, dir, bin string, died func(id, reason s
 	for i := range maxServers {
 		ids = append(ids, fmt.Sprintf("verify-ts-%02d", i+1))
 	}
-	ports := newPorts()
+	ports, err := newPorts()
+	if err != nil {
+		return err
+	}
+	d.ports = ports
 	for i, id := range ids {
 		n := &node{id: id, dir: filepath.Join(dir, id), died: died}
 		var err1, err2 error
@@ -251,15 +256,15 @@ func (d *deployment) resize(ctx context.Context, count int, salt string, rng *ra
 	return d.edit(ctx, old, next, rng)
 }
 
-// reset edits the ring to have the members that it had once, if it has others.
-func (d *deployment) reset(ctx context.Context, members []string) error {
+// reset edits the ring to place every topic as it did once, if it places them otherwise.
+func (d *deployment) reset(ctx context.Context, once topology) error {
 	d.editing.Lock()
 	defer d.editing.Unlock()
 	old := d.current()
-	if slices.Equal(slices.Sorted(slices.Values(old.members)), slices.Sorted(slices.Values(members))) {
+	if old.salt == once.salt && slices.Equal(slices.Sorted(slices.Values(old.members)), slices.Sorted(slices.Values(once.members))) {
 		return nil
 	}
-	return d.edit(ctx, old, topology{members, old.salt}, rand.New(rand.NewPCG(1, 1)))
+	return d.edit(ctx, old, once, rand.New(rand.NewPCG(1, 1)))
 }
 
 // edit makes the ring another one: it starts the new ones, edits every node's file in an order by rng, and stops
@@ -383,6 +388,9 @@ func (d *deployment) stopNodes() error {
 	for _, p := range d.proxies {
 		p.Close()
 	}
+	if d.ports != nil {
+		d.ports.close()
+	}
 	for _, n := range d.nodes() {
 		if n.group != nil {
 			errs = append(errs, n.group.remove())
@@ -392,20 +400,43 @@ func (d *deployment) stopNodes() error {
 }
 
 // ports hands out addresses of 127.0.0.1. They stay below the range from which systems take the ports of outgoing
-// connections, so that none takes a node's port while the node is down.
-type ports struct{ next int }
+// connections, so that none takes a node's port while the node is down, and in a block that no other deployment of the host
+// uses: it listens on the block's first port.
+type ports struct {
+	guard net.Listener
+	next  int // the last one that was looked at
+}
 
-func newPorts() *ports { return &ports{20000 + rand.IntN(10000)} }
+const (
+	firstPort  = 20000
+	portBlock  = 64 // what 16 gateways and 5 topic servers need, each with an admin listener, and some that others may have
+	portBlocks = 160
+)
 
-func (p *ports) free() (string, error) {
-	for range 1000 {
-		p.next++
-		addr := fmt.Sprintf("127.0.0.1:%d", p.next)
-		if lis, err := net.Listen("tcp", addr); err == nil {
-			return addr, lis.Close()
+func newPorts() (*ports, error) {
+	first := rand.IntN(portBlocks)
+	for i := range portBlocks {
+		base := firstPort + (first+i)%portBlocks*portBlock
+		if guard, err := net.Listen("tcp", loopback(base)); err == nil {
+			return &ports{guard, base}, nil
 		}
 	}
-	return "", errors.New("no free port from 20000 to 31000")
+	return nil, fmt.Errorf("no free block of ports from %d to %d", firstPort, firstPort+portBlocks*portBlock-1)
 }
+
+func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+func (p *ports) free() (string, error) {
+	for (p.next+1-firstPort)%portBlock != 0 {
+		p.next++
+		if lis, err := net.Listen("tcp", loopback(p.next)); err == nil {
+			return loopback(p.next), lis.Close()
+		}
+	}
+	return "", fmt.Errorf("no free port from %d to %d", p.next+1-portBlock, p.next)
+}
+
+// close lets other deployments have the block.
+func (p *ports) close() { _ = p.guard.Close() }
 
 func (d *deployment) isGateway(n *node) bool { return slices.Contains(d.gateways, n) }

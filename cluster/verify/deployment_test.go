@@ -55,7 +55,10 @@ func standIn() {
 		fmt.Fprintf(w, "a 1\nringcast_topic_topics %d\nringcast_topic_ring_version %d\nb 2\n", topics, version)
 	})
 	http.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
-	go func() { _ = http.ListenAndServe(os.Getenv("ADMIN_ADDR"), nil) }()
+	go func() {
+		fmt.Fprintln(os.Stderr, http.ListenAndServe(os.Getenv("ADMIN_ADDR"), nil))
+		os.Exit(5)
+	}()
 	<-stop
 	if os.Getenv("TOPICSERVER_ID") == "verify-ts-02" {
 		os.Exit(4)
@@ -101,6 +104,7 @@ func deployStandIns(t *testing.T) (*deployment, *deaths) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = d.stop() }) // verify-ts-02 ends badly
 	return d, &dead
 }
 
@@ -199,6 +203,25 @@ func TestDeployment(t *testing.T) {
 	}
 }
 
+func TestResetPlacesTopicsAsOnce(t *testing.T) {
+	t.Parallel()
+	d, _ := deployStandIns(t)
+	once := d.current()
+	if err := d.resize(t.Context(), len(once.members), newSalt, rand.New(rand.NewPCG(1, 1)), nobodyAsks); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second one finds nothing to do
+		if err := d.reset(t.Context(), once); err != nil {
+			t.Fatal(err)
+		}
+		for id, rg := range rings(t, d) {
+			if rg.Version() != 3 || len(rg.Servers()) != len(once.members) || rg.Salt() != once.salt {
+				t.Errorf("%s has ring v%d of %d servers, salt %q", id, rg.Version(), len(rg.Servers()), rg.Salt())
+			}
+		}
+	}
+}
+
 func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	t.Parallel()
 	d, dead := deployStandIns(t)
@@ -226,7 +249,6 @@ func TestATopicServerThatIsRemovedIsStopped(t *testing.T) {
 	if slow.waitMetric(ctx, "topics", 0); ctx.Err() == nil {
 		t.Error("a server with a topic counts as idle")
 	}
-	_ = d.stop() // verify-ts-02 ends badly
 }
 
 func TestBinariesMustBeThere(t *testing.T) {
@@ -335,3 +357,32 @@ func TestPlan(t *testing.T) {
 }
 
 func nobodyAsks(_, _ topology) {}
+
+func TestDeploymentsShareNoPorts(t *testing.T) {
+	t.Parallel()
+	taken := make(map[string]bool)
+	for range 4 {
+		p, err := newPorts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.close()
+		for range 42 {
+			addr, err := p.free()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if taken[addr] {
+				t.Errorf("%s is handed out twice", addr)
+			}
+			taken[addr] = true
+		}
+		for n := 42; ; n++ {
+			if _, err := p.free(); err != nil {
+				break
+			} else if n == portBlock {
+				t.Fatal("a block has no end")
+			}
+		}
+	}
+}

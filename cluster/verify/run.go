@@ -76,9 +76,9 @@ type run struct {
 	subscribers []*client
 	publishers  []*publisher
 
-	notes   []string
-	base    map[string]*record.Usage // after the warm-up, by node
-	members []string                 // of the ring then
+	notes []string
+	base  map[string]*record.Usage // after the warm-up, by node
+	ring  topology                 // then
 }
 
 func newRun(cfg Config) *run {

@@ -87,7 +87,7 @@ func (r *run) warmUp(ctx context.Context) {
 	r.logf("warming up for %v", r.cfg.WarmUp)
 	r.publish(ctx, r.cfg.WarmUp, func(context.Context) {})
 	r.base = r.sample(ctx, record.Before)
-	r.members = r.cluster.current().members
+	r.ring = r.cluster.current()
 }
 
 // watch samples until ctx ends.
@@ -97,10 +97,10 @@ func (r *run) watch(ctx context.Context) {
 	}
 }
 
-// settle gives the ring the topic servers that it had at the baseline, waits until no node uses more than is allowed, and
+// settle gives each topic server the topics that it had at the baseline, waits until no node uses more than is allowed, and
 // records what they use. What takes too long the check finds.
 func (r *run) settle(ctx context.Context) {
-	r.failed(r.cluster.reset(ctx, r.members))
+	r.failed(r.cluster.reset(ctx, r.ring))
 	r.logf("waiting for all nodes to use no more than before")
 	within := func() bool {
 		for _, n := range r.cluster.running() {
