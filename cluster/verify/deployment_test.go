@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -367,6 +368,10 @@ func TestDeploymentsShareNoPorts(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer p.close()
+		if lis, err := net.Listen("tcp", p.guard.Addr().String()); err == nil {
+			_ = lis.Close()
+			t.Error("another deployment could take the same block")
+		}
 		for range 42 {
 			addr, err := p.free()
 			if err != nil {
