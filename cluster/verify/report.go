@@ -63,7 +63,7 @@ func (res *Result) Print(out io.Writer, again string) {
 	if more := len(res.Anomalies) - shown; more > 0 {
 		fmt.Fprintf(out, "… and %d more\n", more)
 	}
-	fmt.Fprintf(out, "records: %s, logs: %s\n", filepath.Join(res.Dir, "records"), res.Dir)
+	fmt.Fprintf(out, "records: %s, logs and heap profiles: %s\n", filepath.Join(res.Dir, "records"), res.Dir)
 	fmt.Fprintf(out, "the same faults again: %s\n", again)
 }
 

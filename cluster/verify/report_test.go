@@ -52,7 +52,7 @@ longest time that publishes waited and none was acknowledged, per fault and topi
 	out.Reset()
 	res.Print(&out, "again")
 	const one = "I3 skip: s1 was at e:1 of a, and the next message is e:3\n      0.500000s s1        recv      \n"
-	if want := head + "22 ANOMALIES\n" + strings.Repeat(one, shown) + "… and 2 more\nrecords: dir/records, logs: dir\nthe same faults again: again\n"; out.String() != want {
+	if want := head + "22 ANOMALIES\n" + strings.Repeat(one, shown) + "… and 2 more\nrecords: dir/records, logs and heap profiles: dir\nthe same faults again: again\n"; out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", &out, want)
 	}
 }

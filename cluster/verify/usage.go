@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -38,13 +40,15 @@ func gauges(text string) map[string]float64 {
 	return values
 }
 
-// usage asks the node what it uses; with settled, its heap is collected first. It reports false if the node does not
-// answer.
-func (n *node) usage(ctx context.Context, settled bool) (*record.Usage, bool) {
+// usage asks the node what it uses. But during the faults its heap is collected first, and the profile of what lives is
+// kept beside its log. It reports false if the node does not answer.
+func (n *node) usage(ctx context.Context, phase string) (*record.Usage, bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	settled := phase != record.During
 	if settled {
-		if status, _ := n.ask(ctx, "/debug/pprof/heap?gc=1"); status != http.StatusOK {
+		status, profile := n.ask(ctx, "/debug/pprof/heap?gc=1")
+		if status != http.StatusOK || os.WriteFile(filepath.Join(n.dir, "heap-"+phase+".pprof"), []byte(profile), 0o644) != nil {
 			return nil, false
 		}
 		http.DefaultClient.CloseIdleConnections() // they are goroutines and descriptors of the node
@@ -73,7 +77,7 @@ func (n *node) usage(ctx context.Context, settled bool) (*record.Usage, bool) {
 func (r *run) sample(ctx context.Context, phase string) map[string]*record.Usage {
 	all := make(map[string]*record.Usage)
 	for _, n := range r.cluster.running() {
-		if u, ok := n.usage(ctx, phase != record.During); ok {
+		if u, ok := n.usage(ctx, phase); ok {
 			r.main.Add(record.Record{Kind: record.Used, ID: n.id, Reason: phase, Usage: u})
 			all[n.id] = u
 		}
@@ -104,7 +108,7 @@ func (r *run) settle(ctx context.Context) {
 	r.logf("waiting for all nodes to use no more than before")
 	within := func() bool {
 		for _, n := range r.cluster.running() {
-			if u, ok := n.usage(ctx, true); !ok || r.base[n.id] != nil && bounds.Exceeded(r.base[n.id], u) != "" {
+			if u, ok := n.usage(ctx, record.After); !ok || r.base[n.id] != nil && bounds.Exceeded(r.base[n.id], u) != "" {
 				return false
 			}
 		}
