@@ -167,6 +167,9 @@ func (u *up) decode(body []byte) error {
 		err := m.UnmarshalVT(body)
 		u.topic, u.ref, u.text = m.Topic, m.Ref, fmt.Sprintf("publish %s %s %s", m.Topic, m.Event, m.Payload)
 		u.id = [2]uint64{m.IdHigh, m.IdLow}
+		if m.Name != nil {
+			u.text = fmt.Sprintf("%s %s", m.Name.Op, m.Topic)
+		}
 		return err
 	case linkpb.KindHistory:
 		var m linkpb.History
@@ -178,7 +181,18 @@ func (u *up) decode(body []byte) error {
 		err := m.UnmarshalVT(body)
 		u.text = fmt.Sprintf("ring %d", m.Version)
 		return err
-	case linkpb.KindWatch, linkpb.KindUnwatch, linkpb.KindTrack, linkpb.KindUntrack:
+	case linkpb.KindWatch:
+		var m linkpb.Watch
+		err := m.UnmarshalVT(body)
+		u.topic, u.ref, u.text = m.Topic, m.Ref, "watch "+m.Topic
+		return err
+	case linkpb.KindTrack:
+		var m linkpb.Track
+		err := m.UnmarshalVT(body)
+		u.topic, u.ref = m.Topic, m.Ref
+		u.text = fmt.Sprintf("track %s %s ref %d again %v", m.Topic, m.Presence.GetKey(), m.Presence.GetRef(), m.Again)
+		return err
+	case linkpb.KindUnwatch, linkpb.KindUntrack:
 		u.text = fmt.Sprintf("of presence: %d", u.kind)
 		return nil
 	}

@@ -123,7 +123,7 @@ func TestNamesOfOtherServers(t *testing.T) {
 	lost, heard, held := make(chan struct{}, 9), make(chan string, 9), make(chan Outcome, 9)
 	n := &Name{Received: func(event string, _ []byte) { heard <- event }, Lost: func() { lost <- struct{}{} }}
 	w.on(0, func() { w.r.Local(0).Register("bob", n, func(o Outcome) { held <- o }); w.r.Local(0).flush() })
-	register := owner.expect("publish reg:bob  ")
+	register := owner.expect("NAME_REGISTER reg:bob")
 	register.send(linkpb.KindReply, &linkpb.Reply{Ref: register.ref})
 	if o := <-held; !o.OK() {
 		t.Fatal(o)
@@ -136,7 +136,7 @@ func TestNamesOfOtherServers(t *testing.T) {
 		t.Errorf("heard %q, lost %d", e, len(lost))
 	}
 	own.send(linkpb.KindNameMessage, &linkpb.NameMessage{Topic: topic, Claim: n.claim + 7, Event: "gone"})
-	owner.expect("publish reg:bob  ") // the owner is told that nobody has that claim, once
+	owner.expect("NAME_RELEASE reg:bob") // the owner is told that nobody has that claim, once
 	own.send(linkpb.KindNameLost, &linkpb.NameLost{Topic: topic, Claim: n.claim})
 	<-lost
 }

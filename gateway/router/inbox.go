@@ -26,6 +26,8 @@ type inbox struct {
 	stalled  bool            // no Reply to one has come since the last ping
 	gathered int             // bytes of answers that were incomplete at the last checkGathered, or that came since
 
+	sealedNames map[string]bool // topics of names that were sealed in this batch; nil while there are none
+
 	mu      sync.Mutex
 	flushed uint64   // the last batch that the loops have
 	after   []string // topics for which another inbox holds something until this one has flushed
@@ -319,9 +321,13 @@ func (in *inbox) digest(topic string, top hub.Position) {
 // sealed takes the owner's last word about a topic. What it says is missing is fetched from the next owner.
 func (in *inbox) sealed(topic string, _ hub.Position) {
 	r := in.lane.r
+	in.nameSealed(topic)
 	s := r.shard(topic)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p := s.presences[topic]; p != nil && p.lane == in.lane {
+		p.sealed()
+	}
 	sub := s.topics[topic]
 	if sub == nil || sub.lane != in.lane || !in.mayPost(sub, held{lane: in.lane, sealed: true}) {
 		return
@@ -341,7 +347,7 @@ func (in *inbox) seal(sub *subscription) {
 		in.arrive(sub)
 	case r.route(sub.name) == sub.lane:
 		// The ring gives it back to the one that has just let it go, or is older than the owner's.
-		sub.sealed = false
+		sub.sealed, sub.untold = false, true
 		sub.resync(r)
 		in.touch(sub.lane)
 	}
@@ -397,6 +403,9 @@ func (in *inbox) flush() {
 		b.local.loop.Run(b.isSmall, b.handleAll)
 	}
 	in.clock.began = time.Time{}
+	if len(in.sealedNames) > 0 {
+		in.announceSealed()
+	}
 	if len(in.again) > 0 && in.resuming <= resubscribes/2 {
 		in.resumeSome(resubscribes - in.resuming)
 	}

@@ -57,7 +57,7 @@ func (sub *subscription) reroute(r *Router, touch func(*lane)) {
 			sub.troubled = time.Now() // it is the owner again only now
 		}
 		if sub.sealed { // it went away and is coming back
-			sub.sealed = false
+			sub.sealed, sub.untold = false, true
 			sub.resync(r)
 		}
 	case sub.live == 0:
@@ -96,7 +96,7 @@ func (sub *subscription) switchLane(lane *lane) {
 	}
 	sub.lane = lane
 	sub.fetch = fetch{serial: f.serial + 1, wants: wants, waiting: f.waiting | f.nextWaiting}
-	sub.flowing, sub.known, sub.sealed, sub.troubled = false, false, false, time.Time{}
+	sub.flowing, sub.known, sub.sealed, sub.untold, sub.troubled = false, false, false, false, time.Time{}
 }
 
 // arrive lets the topic go over to its new owner if nothing is lost by it, or nothing is to be gained by waiting.

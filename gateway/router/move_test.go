@@ -283,6 +283,7 @@ func TestMoveBackAfterTheSeal(t *testing.T) {
 	again.recover(1, 5, 6)
 	again.fanOut(1, 7)
 	r.m.hears(6, 7)
+	r.a.joins(r.m) // it has forgotten them
 }
 
 // The owner lets a topic go before the gateway knows why.

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"strings"
 	"time"
 
 	"github.com/ringcast/ringcast/proto/linkpb"
@@ -13,7 +14,9 @@ import (
 // the owner gives them to others only after all of it.
 
 // NameTopic is the topic that stands for a name.
-func NameTopic(name string) string { return "reg:" + name }
+func NameTopic(name string) string { return namePrefix + name }
+
+const namePrefix = "reg:"
 
 // Name is one session's claim to an exclusive name. It belongs to the session's loop.
 type Name struct {
@@ -179,6 +182,27 @@ func (in *inbox) nameMessage(m *linkpb.NameMessage) {
 func (in *inbox) nameLost(m *linkpb.NameMessage) {
 	if loop, ok := in.loopOf(m.Claim); ok && in.lane.r.route(m.Topic) == in.lane {
 		in.post(loop, event{kind: eventNameLost, name: &linkpb.NameMessage{Topic: m.Topic, Claim: m.Claim}})
+	}
+}
+
+// nameSealed notes that the owner of a name has let its topic go. It may come back to it without the ring's having changed
+// here, and nobody would tell the owner then that the holder is still there.
+func (in *inbox) nameSealed(topic string) {
+	if !strings.HasPrefix(topic, namePrefix) || in.lane.r.route(topic) != in.lane {
+		return
+	}
+	if in.sealedNames == nil {
+		in.sealedNames = make(map[string]bool)
+	}
+	in.sealedNames[topic] = true
+}
+
+// announceSealed has the loops announce the names that nameSealed has noted, all of a batch at once.
+func (in *inbox) announceSealed() {
+	sealed := in.sealedNames
+	in.sealedNames = nil
+	for _, l := range in.lane.r.locals {
+		l.loop.Post(func() { l.announceNames(func(topic string) bool { return sealed[topic] }) })
 	}
 }
 

@@ -118,15 +118,27 @@ func (p *presence) reroute(r *Router, touch func(*lane)) {
 		return
 	}
 	p.lane.tell(linkpb.KindUnwatch, &linkpb.Unwatch{Topic: p.name})
+	touch(p.lane)
+	touch(target)
+	p.retract()
+	p.lane = target
+	p.announce()
+}
+
+// retract is disconnected for a connection that goes on: nobody waits there for an answer any more.
+func (p *presence) retract() {
 	p.lane.giveUp(p.watchRef)
 	for _, m := range p.members {
 		p.lane.giveUp(m.ref)
 	}
-	touch(p.lane)
-	touch(target)
 	p.disconnected()
-	p.lane = target
-	p.announce()
+}
+
+// sealed notes that the owner has forgotten the presence with its topic. That may come back to it without the ring's having
+// changed here, so tickPresence tells it anew; if the ring is about to change, reroute does so elsewhere.
+func (p *presence) sealed() {
+	p.retract()
+	p.behind = true
 }
 
 // presenceReplied takes the Reply to a Watch or a Track.

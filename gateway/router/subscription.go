@@ -41,6 +41,7 @@ type subscription struct {
 	lane   *lane  // whose messages are delivered
 	next   *move  // to the lane of a new owner; nil if the topic is not moving
 	sealed bool   // the owner behind lane has said its last word
+	untold bool   // it may not know the subscribers in live, and is to be told of them when it has answered
 	fetch  fetch  // the Subscribe on lane
 	flow   flow
 
@@ -286,6 +287,10 @@ func (in *inbox) settle(sub *subscription) {
 	r := in.lane.r
 	o := f.reply
 	in.catchUp(sub, f)
+	if sub.untold {
+		sub.untold = false
+		in.postMask(sub, sub.live, event{kind: eventAnnounce, sub: sub})
+	}
 	in.postMask(sub, f.waiting, event{kind: eventSubscribed, sub: sub, outcome: o, serial: f.serial, from: f.from, past: f.past})
 	sub.live |= f.waiting
 	sub.last, sub.known, sub.flowing, sub.sealed, sub.troubled = o.Position, true, true, false, time.Time{}
@@ -363,7 +368,7 @@ func (in *inbox) refused(sub *subscription) {
 		sub.troubled = now
 	}
 	if sub.next != nil || passing(o.Code) && now.Sub(sub.troubled) < in.lane.r.cfg.JoinTimeout {
-		sub.flowing = false
+		sub.flowing, sub.untold = false, true
 		if sub.next != nil && sub.next.fetch.answered() {
 			in.arrive(sub) // nothing more comes from here
 		}

@@ -95,15 +95,30 @@ func (r *Registry) Seal(name string, ringVersion uint64) (state *linkpb.TopicSta
 		state.History = append(state.History, m.Item)
 	}
 	sealed := &linkpb.Sealed{Topic: t.name, Position: t.positionLocked(), RingVersion: ringVersion}
-	for _, sub := range slices.Clone(t.subs) {
-		sub.lane.Out.Append(linkpb.KindSealed, sealed)
-		tn.touch(sub.lane)
-		r.dropLocked(t, sub.lane, tn.Now())
+	for lane := range t.lanesLocked() {
+		lane.Out.Append(linkpb.KindSealed, sealed)
+		tn.touch(lane)
+		r.dropLocked(t, lane, tn.Now())
 	}
 	t.abandonLocked()
 	state.Name = r.sealNameLocked(&tn, t)
 	r.removeLocked(s, t)
 	return state, false
+}
+
+// lanesLocked returns the lanes that have a part in the topic: as subscribed gateways, in its presence, or as its name's holder.
+func (t *Topic) lanesLocked() map[*Lane]struct{} {
+	lanes := make(map[*Lane]struct{}, len(t.subs))
+	for i := range t.subs {
+		lanes[t.subs[i].lane] = struct{}{}
+	}
+	if p := t.presence; p != nil {
+		p.eachLane(func(lane *Lane) { lanes[lane] = struct{}{} })
+	}
+	if x := t.exclusive; x != nil && x.lane != nil {
+		lanes[x.lane] = struct{}{}
+	}
+	return lanes
 }
 
 // Install ends the wait of a topic: with its state, or, when state is nil or absent, with a new epoch. Then the

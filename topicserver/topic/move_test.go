@@ -106,6 +106,73 @@ func TestATopicMovesWithAllItHas(t *testing.T) {
 	}
 }
 
+// Whoever has a part in a topic is told once that it is sealed, since it may come back to a server that has forgotten them:
+// subscribers, those who watch or are to, whose members are present, and the gateway of a name's holder.
+func TestSealIsToldToAllWhoHaveAPart(t *testing.T) {
+	for name, takePart := range map[string]func(r *Registry, g *gateway){
+		"subscribes": func(r *Registry, g *gateway) {
+			r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Topic: "t:a"})
+		},
+		"watches": func(r *Registry, g *gateway) {
+			r.Watch(&g.Turn, g.Lane, &linkpb.Watch{Topic: "t:a"})
+		},
+		"is to watch": func(r *Registry, g *gateway) {
+			t := r.lock("t:a")
+			r.presenceLocked(t, time.Now()).paid = time.Now().Add(time.Hour)
+			t.mu.Unlock()
+			r.Watch(&g.Turn, g.Lane, &linkpb.Watch{Topic: "t:a"})
+		},
+		"has a member": func(r *Registry, g *gateway) {
+			r.Track(&g.Turn, g.Lane, &linkpb.Track{Topic: "t:a", Member: 1, Presence: &linkpb.Presence{Key: "k"}})
+		},
+		"all of it": func(r *Registry, g *gateway) {
+			r.Subscribe(&g.Turn, g.Lane, &linkpb.Subscribe{Topic: "t:a"})
+			r.Watch(&g.Turn, g.Lane, &linkpb.Watch{Topic: "t:a"})
+			r.Track(&g.Turn, g.Lane, &linkpb.Track{Topic: "t:a", Member: 1, Presence: &linkpb.Presence{Key: "k"}})
+		},
+		"holds its name": func(r *Registry, g *gateway) {
+			r.Name(&g.Turn, g.Lane, &linkpb.Publish{Topic: "t:a", Name: &linkpb.NameCall{Op: register, Claim: 1}})
+		},
+		"has no part": func(*Registry, *gateway) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t)
+			gws := gateways(t, 2, false)
+			g, other := gws[0], gws[1]
+			other.publish(r, "t:a", "x")
+			takePart(r, g)
+			g.Flush()
+			state := seal(t, r, "t:a", 8)
+			g.publish(r, "t:b", "marks the end")
+			sealed := 0
+			for end := false; !end; {
+				switch it := (<-g.items).(type) {
+				case *linkpb.Sealed:
+					sealed++
+					if it.Topic != "t:a" || it.Position.GetOffset() != 1 || it.RingVersion != 8 {
+						t.Errorf("sealed %v", it)
+					}
+				case *linkpb.Reply:
+					end = it.Ref == 2
+				}
+			}
+			want := 1
+			if name == "has no part" {
+				want = 0
+			}
+			if sealed != want {
+				t.Errorf("told %d times, want %d", sealed, want)
+			}
+			if held := state.Name.GetClaim() == 1; held != (name == "holds its name") {
+				t.Errorf("name %v", state.Name)
+			}
+			if len(g.attached)+len(g.topics)+len(g.names) > 0 {
+				t.Error("the lane has a part in it still")
+			}
+		})
+	}
+}
+
 // Requests for a topic that is on its way wait, in their order.
 func TestParkedRequestsKeepTheirOrder(t *testing.T) {
 	r := registryOf(t, always(OursLater))

@@ -247,6 +247,7 @@ func TestNames_Move(t *testing.T) {
 	if pending || state.GetName().GetClaim() != 7 || state.Name.Gateway != "gw-a" || old.Names() != 0 {
 		t.Fatalf("state %v", state)
 	}
+	next[*linkpb.Sealed](t, a)
 	r := newRegistry(t)
 	r.cfg.NameGrace = time.Hour
 	if !r.Expect("reg:n") {

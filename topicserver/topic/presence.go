@@ -439,7 +439,7 @@ func (r *Registry) detachLocked(t *Topic, lane *Lane, now time.Time, silence tim
 	r.tidyLocked(t)
 }
 
-// abandonLocked forgets the topic's presence without a word: gateways tell the next owner.
+// abandonLocked forgets the topic's presence: gateways, which are told that the topic is sealed, tell the next owner.
 func (t *Topic) abandonLocked() {
 	p := t.presence
 	if p == nil {
@@ -447,19 +447,23 @@ func (t *Topic) abandonLocked() {
 	}
 	t.presence = nil
 	p.count.Add(-int64(len(p.members)))
-	detach := func(lane *Lane) {
+	p.eachLane(func(lane *Lane) {
 		lane.mu.Lock()
 		delete(lane.attached, t)
 		lane.mu.Unlock()
-	}
+	})
+}
+
+// eachLane calls do with every lane that has a part in the presence, with some more than once.
+func (p *presence) eachLane(do func(*Lane)) {
 	for _, lane := range p.watchers {
-		detach(lane)
+		do(lane)
 	}
 	for _, w := range p.coming {
-		detach(w.lane)
+		do(w.lane)
 	}
 	for _, m := range p.members {
-		detach(m.lane)
+		do(m.lane)
 	}
 }
 

@@ -419,6 +419,7 @@ func TestPhoenixPresence_MovesLeaveNothingBehind(t *testing.T) {
 	s.watch(a)
 	s.track(a, 1, "u={}")
 	state, _ := s.r.Seal("t:a", 2)
+	next[*linkpb.Sealed](s, a)
 	s.pass(5 * time.Second)
 	if s.r.Stats().Presences != 0 || len(a.attached) != 0 || len(s.r.wheel.slots) != 0 {
 		t.Errorf("left: %d presences, %d topics of the lane, %d slots", s.r.Stats().Presences, len(a.attached), len(s.r.wheel.slots))
