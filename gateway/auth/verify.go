@@ -31,11 +31,12 @@ type Verifier struct {
 	sources []*source
 	log     *zap.Logger
 	now     func() time.Time
+	began   time.Time
 
 	keys    atomic.Pointer[keyring]
 	failed  atomic.Bool // the keys in use are older than a source's, which is of no use
 	refused [NumReasons]atomic.Uint64
-	nextLog atomic.Int64 // Unix nanoseconds
+	nextLog atomic.Int64 // nanoseconds since began, which no clock that is set moves
 }
 
 // New returns a verifier with the keys that the files have. Keys of a URL come once Run runs. The configuration is one that
@@ -45,7 +46,7 @@ func New(cfg Config, log *zap.Logger) (*Verifier, error) {
 }
 
 func newVerifier(cfg Config, log *zap.Logger, now func() time.Time) (*Verifier, error) {
-	v := &Verifier{cfg: cfg, log: log, now: now}
+	v := &Verifier{cfg: cfg, log: log, now: now, began: time.Now()}
 	patterns, err := parsePatterns(cfg.OpenTopics)
 	if err != nil {
 		return nil, daemon.ConfigError(err)
@@ -115,7 +116,7 @@ func (v *Verifier) Refuse(e *Error) *Error {
 	if e.Detail == nil {
 		return e
 	}
-	now, next := time.Now().UnixNano(), v.nextLog.Load()
+	now, next := int64(time.Since(v.began)), v.nextLog.Load()
 	if now >= next && v.nextLog.CompareAndSwap(next, now+int64(badTokenPeriod)) {
 		v.log.Info("token refused", zap.Stringer("reason", e.Reason), zap.String("detail", e.Detail.Error()))
 	}

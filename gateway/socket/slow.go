@@ -68,7 +68,7 @@ func (c *Conn) slowLong() bool {
 type budget struct {
 	queued   atomic.Int64 // reported by the loops
 	evicting atomic.Bool  // a round is under way
-	rested   atomic.Int64 // Unix nanoseconds: no round before
+	rested   atomic.Int64 // on the loops' clock, which nobody sets: no round before
 
 	mu      sync.Mutex
 	pending int // loops that have not told of their queues in this round
@@ -92,7 +92,7 @@ func (l *Loop) report() {
 	b := &l.all.budget
 	total := b.queued.Add(int64(l.count.QueueBytes - l.reported))
 	l.reported = l.count.QueueBytes
-	if total <= int64(l.cfg.QueueBudget) || time.Now().UnixNano() < b.rested.Load() || b.evicting.Swap(true) {
+	if total <= int64(l.cfg.QueueBudget) || int64(l.all.now()) < b.rested.Load() || b.evicting.Swap(true) {
 		return
 	}
 	b.pending, b.leaving = len(l.all.loops), 0
@@ -137,6 +137,6 @@ func (ls *Loops) evict() {
 		})
 	}
 	b.queues = nil
-	b.rested.Store(time.Now().Add(evictPause).UnixNano())
+	b.rested.Store(int64(ls.now() + evictPause))
 	b.evicting.Store(false)
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -102,13 +101,13 @@ func (t *Tracer) Close() {
 type reported struct {
 	sdktrace.SpanExporter
 	log  *zap.Logger
-	next atomic.Int64 // Unix time of the next line
+	next time.Time // of the next line; the library exports one batch at a time
 }
 
 func (r *reported) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := r.SpanExporter.ExportSpans(ctx, spans)
-	if now := time.Now().Unix(); err != nil && now >= r.next.Load() {
-		r.next.Store(now + int64(complainEvery/time.Second))
+	if now := time.Now(); err != nil && !now.Before(r.next) {
+		r.next = now.Add(complainEvery)
 		r.log.Warn("spans are not exported", zap.Int("spans", len(spans)), zap.Error(err))
 	}
 	return nil // reported; the library would print it where nobody reads
