@@ -200,10 +200,20 @@ func (v *Verifier) fetchFrom(ctx context.Context, s *source) {
 		} else {
 			retry = s.pace.retry
 		}
+		if s.empty() { // no token is looked at, so that none can ask for another fetch
+			pause = min(pause, s.pace.again)
+		}
 		if !s.wait(ctx, pause+rand.N(pause/10+1)) {
 			return
 		}
 	}
+}
+
+// empty reports whether there was no key yet.
+func (s *source) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys == nil
 }
 
 // wait waits for the time of the next fetch; it reports false when ctx is canceled.

@@ -123,6 +123,17 @@ func TestAnIssuerThatIsAwayForLong(t *testing.T) {
 	eventually(t, "the key is there", func() bool { return v.Ready() == nil })
 }
 
+// A gateway without a key refuses everybody, and so does not sleep for long over an issuer that was away for long.
+func TestTheFirstKeyIsNotWaitedForLong(t *testing.T) {
+	t.Parallel()
+	i := newIssuer(t, "")
+	v := newURLTest(t, i.URL, pace{every: time.Hour, retry: time.Hour, again: time.Millisecond})
+	run(t, v)
+	eventually(t, "it is asked more than once", func() bool { return i.fetches.Load() > 2 })
+	i.body.Store(jwks(rsaJWK("1", &rsaKey().PublicKey)))
+	eventually(t, "the key is there", func() bool { return v.Ready() == nil })
+}
+
 // An issuer that never ends its answer costs no memory.
 func TestAnEndlessJWKS(t *testing.T) {
 	t.Parallel()
