@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -301,12 +302,27 @@ func (s *Session) CheckRevoked() {
 // a second.
 func (ss *Sessions) Tick() {
 	now := ss.now().Unix()
+	if now < ss.ticked {
+		ss.setBack(now)
+	}
+	ss.ticked = now
 	// Each is due once: whatever is wrong with one of them, the loop goes on.
 	for range len(ss.watched) {
 		if len(ss.watched) == 0 || ss.watched[0].guard.when > now {
 			return
 		}
 		ss.watched[0].due(now)
+	}
+}
+
+// setBack has the time of those who have shown no token begin anew when the clock was set back: it is no time of day, as the end of
+// a token is, and they are not to stay until that comes again.
+func (ss *Sessions) setBack(now int64) {
+	for _, s := range slices.Clone(ss.watched) { // schedule moves them
+		if g := s.guard; !g.proven && g.opened > now {
+			g.opened = now
+			s.schedule()
+		}
 	}
 }
 

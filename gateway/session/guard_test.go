@@ -240,6 +240,29 @@ func TestGuardAtJoin(t *testing.T) {
 	good.expect(fmt.Sprintf(okReply, "2", "2", "room:1"))
 }
 
+// Whoever brings no token is gone in time also when the clock is set back, an hour here.
+func TestGuardAtJoinWhenTheClockIsSetBack(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t, auth.AtJoin)
+	silent, more := g.connect(t, codec.PhoenixV2), g.connect(t, codec.PhoenixV2)
+	neo := g.connectWith(t, codec.PhoenixV2, g.token("neo", time.Minute, "room:*"))
+	g.wait(time.Second)
+	g.wait(-time.Hour)
+	late := g.connect(t, codec.PhoenixV2)
+	g.wait(9 * time.Second)
+	late.say(`[null,"hb","phoenix","heartbeat",{}]`)
+	late.expect(`[null,"hb","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+	g.wait(2 * time.Second)
+	for _, c := range []*client{silent, more, late} {
+		c.expect("close 4408 no token in time")
+	}
+	// A token's end is a time of day, and comes when it comes.
+	neo.say(`[null,"hb","phoenix","heartbeat",{}]`)
+	neo.expect(`[null,"hb","phoenix","phx_reply",{"response":{},"status":"ok"}]`)
+	g.wait(time.Hour + 20*time.Second)
+	neo.expect(fmt.Sprintf(`[null,null,"phoenix","token_expiring",{"expires_at":%d}]`, g.ends(time.Minute)))
+}
+
 func TestGuardAtConnectNeedsAToken(t *testing.T) {
 	t.Parallel()
 	g := newGuarded(t, auth.AtConnect)

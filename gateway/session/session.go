@@ -58,6 +58,7 @@ type Sessions struct {
 	buf       []byte                   // the reply being encoded
 	publish   linkpb.Publish           // the publish being handed over
 	watched   watched                  // sessions whose tokens end some time
+	ticked    int64                    // when Tick was called last, in Unix seconds
 	attending map[*channel]*attendance // the channels that take part in presence; nil until one does
 	keys      map[*channel]string      // what channels that do not yet will be present under; nil until one has one
 }
