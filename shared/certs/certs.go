@@ -51,9 +51,6 @@ func LoadPair(certName, certPath, keyName, keyPath string) (*Pair, error) {
 	if err := p.load(); err != nil {
 		return nil, err
 	}
-	if left := time.Until(p.Expires()); left <= 0 {
-		return nil, daemon.Invalid(certName, certPath, "the certificate ended at %s", p.Expires().UTC().Format(time.RFC3339))
-	}
 	return p, nil
 }
 
@@ -75,6 +72,9 @@ func (p *Pair) load() error {
 		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
 			return daemon.Invalid(p.certName, p.certPath, "%v", err)
 		}
+	}
+	if time.Until(pair.Leaf.NotAfter) <= 0 {
+		return daemon.Invalid(p.certName, p.certPath, "the certificate ended at %s", pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	p.current.Store(&pair)
 	return nil
@@ -110,12 +110,12 @@ func (p *Pair) ServerConfig() *tls.Config {
 
 // Run takes new certificates into use when the files change, and warns of the end of the one in use, until ctx is canceled.
 func (p *Pair) Run(ctx context.Context, log *zap.Logger) {
-	keepFresh(ctx, log, p.load, p.Expires, p.certName, p.certPath, p.keyPath)
+	keepFresh(ctx, log, p, p.load, p.certPath, p.keyPath)
 }
 
-// keepFresh calls load when the files change, and warns of the end of what is in use, until ctx is canceled.
-func keepFresh(ctx context.Context, log *zap.Logger, load func() error, expires func() time.Time, name string, paths ...string) {
-	log = log.With(zap.String("variable", name))
+// keepFresh calls load when the files change, and warns of the end of the pair in use, until ctx is canceled.
+func keepFresh(ctx context.Context, log *zap.Logger, p *Pair, load func() error, paths ...string) {
+	log = log.With(zap.String("variable", p.certName))
 	files := reload.New(paths...)
 	if err := load(); err != nil { // they may have changed since the start
 		log.Error("certificate not loaded; the one in use stays", zap.Error(err))
@@ -124,7 +124,7 @@ func keepFresh(ctx context.Context, log *zap.Logger, load func() error, expires 
 	defer look.Stop()
 	for warned := (time.Time{}); ; {
 		if time.Since(warned) >= warnEvery {
-			warn(log, expires())
+			warn(log, p.Certificate().Leaf)
 			warned = time.Now()
 		}
 		select {
@@ -139,18 +139,21 @@ func keepFresh(ctx context.Context, log *zap.Logger, load func() error, expires 
 			log.Error("certificate not loaded; the one in use stays", zap.Error(err))
 			continue
 		}
-		log.Info("certificate loaded", zap.Time("expires", expires()))
+		log.Info("certificate loaded", zap.Time("expires", p.Expires()))
 		warned = time.Time{}
 	}
 }
 
-// warn logs that a certificate ends soon or has ended.
-func warn(log *zap.Logger, expires time.Time) {
-	switch left := time.Until(expires); {
+// warn logs that a certificate ends soon or has ended, or does not count yet.
+func warn(log *zap.Logger, cert *x509.Certificate) {
+	switch left := time.Until(cert.NotAfter); {
 	case left <= 0:
-		log.Error("certificate has ended: peers refuse it", zap.Time("expires", expires))
+		log.Error("certificate has ended: peers refuse it", zap.Time("expires", cert.NotAfter))
+	case time.Until(cert.NotBefore) > 0:
+		log.Error("certificate does not count yet: peers refuse it", zap.Error(fmt.Errorf("it counts from %s to %s",
+			cert.NotBefore.UTC().Format(time.RFC3339), cert.NotAfter.UTC().Format(time.RFC3339))))
 	case left < Notice:
-		log.Warn("certificate ends soon", zap.Time("expires", expires))
+		log.Warn("certificate ends soon", zap.Time("expires", cert.NotAfter))
 	}
 }
 

@@ -105,7 +105,7 @@ func (id *Identity) loadCA() error {
 // Run takes new certificates into use when the files change, until ctx is canceled. Links that are open stay.
 func (id *Identity) Run(ctx context.Context, log *zap.Logger) {
 	load := func() error { return errors.Join(id.pair.load(), id.loadCA()) }
-	keepFresh(ctx, log, load, id.pair.Expires, "LINK_CERT_FILE", id.pair.certPath, id.pair.keyPath, id.caPath)
+	keepFresh(ctx, log, id.pair, load, id.pair.certPath, id.pair.keyPath, id.caPath)
 }
 
 // Expires returns when the certificate in use ends.
