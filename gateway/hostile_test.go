@@ -152,17 +152,26 @@ func (g unserved) exchange(request string) string {
 	c := &oneWay{in: strings.NewReader(request)}
 	g.app.Handler() // makes it ready to serve
 	_ = g.app.Server().ServeConn(c)
+	c.mu.Lock() // a connection that was upgraded is served on
+	defer c.mu.Unlock()
 	return c.out.String()
 }
 
 // oneWay is a connection whose peer has said all it has to say, and hears everything.
 type oneWay struct {
-	in  *strings.Reader
+	in *strings.Reader
+
+	mu  sync.Mutex
 	out bytes.Buffer
 }
 
+func (c *oneWay) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.out.Write(b)
+}
+
 func (c *oneWay) Read(b []byte) (int, error)       { return c.in.Read(b) }
-func (c *oneWay) Write(b []byte) (int, error)      { return c.out.Write(b) }
 func (c *oneWay) Close() error                     { return nil }
 func (c *oneWay) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4000} }
 func (c *oneWay) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5} }
