@@ -282,16 +282,20 @@ func (l *Local) complete(topic string, w *waiting, j join, e *event) {
 		return
 	}
 	missed := missedBehind(e.past, j.place.Offset)
-	if needs := bytesOf(missed); needs > 0 && j.channel.Slow == hub.SlowClose && !j.channel.Conn.MakeRoom(needs) {
+	send := func() {
+		l.answer(j.done, Outcome{Position: *j.place, Recovered: true})
+		for _, m := range missed {
+			l.hub.Send(j.channel, m)
+		}
+	}
+	if needs := bytesOf(missed); needs == 0 || j.channel.Slow != hub.SlowClose {
+		send()
+	} else if !j.channel.Conn.SendRun(needs, send) {
 		l.postponeJoin(w, j, needs)
 		return
 	}
 	if j.asked {
 		l.lookForRoom()
-	}
-	l.answer(j.done, Outcome{Position: *j.place, Recovered: true})
-	for _, m := range missed {
-		l.hub.Send(j.channel, m)
 	}
 	l.enter(topic, j.channel, top)
 	j.channel.From = j.place.Offset

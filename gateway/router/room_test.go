@@ -1,9 +1,11 @@
 package router
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
+	"github.com/ringcast/ringcast/gateway/hub"
 	"github.com/ringcast/ringcast/gateway/socket"
 	"github.com/ringcast/ringcast/proto/linkpb"
 )
@@ -127,4 +129,39 @@ func TestAPostponedJoinIsTakenBack(t *testing.T) {
 			t.Errorf("%d wait, for %d topics", n, len(m.local.joins))
 		}
 	})
+}
+
+// A client that missed more than its queue may hold gets all of it, also when the loop flushes for others while that is put into its
+// queue, and though it reads nothing meanwhile.
+func TestALongPastIsSentWholeThoughTheLoopFlushes(t *testing.T) {
+	const messages, size = 16, 512 << 10
+	w := newWorld(t, 1)
+	o := w.start()
+	m, other := w.member("room"), w.member("room")
+	m.onLoop(func() {
+		m.local.Join(m.topic, &m.channel, &hub.Position{Epoch: 1}, func(got Outcome) {
+			m.conn.Send(socket.OpText, []byte("joined"))
+			for range 9 { // so much is staged then that the loop flushes
+				other.conn.Send(socket.OpText, make([]byte, 128<<10))
+			}
+			m.done(got)
+		})
+	})
+	u := o.expect("subscribe room since 1:0")
+	u.reply(1, messages, 0, messages)
+	for offset := range uint64(messages) {
+		item := messageItem("room", 1, offset+1)
+		item.Payload = bytes.Repeat([]byte{'1'}, size)
+		u.send(linkpb.KindMessage, item)
+	}
+	m.wantRecovered(1, 0)
+	o.joins(m)
+	if got := string(m.frame()); got != "joined" {
+		t.Fatalf("member got %s", got)
+	}
+	for range messages {
+		m.frame()
+	}
+	u.fanOut(1, messages+1)
+	m.hears(messages + 1)
 }

@@ -79,6 +79,8 @@ type Loop struct {
 	count     Stats
 	reported  uint64 // of count.QueueBytes, to the budget
 	shedding  bool   // shedInput is posted
+	sender    *Conn  // whose SendRun is under way; nil mostly
+	sending   int    // bytes of that run
 
 	// Buffers, guarded by turnMu.
 	readBuf   []byte

@@ -89,13 +89,36 @@ func (c *Conn) MakeRoom(n int) bool {
 	return true
 }
 
+// SendRun calls send, which sends messages of n bytes in all, if MakeRoom would
+// find room for one of that length, and reports whether. Bounds do not count
+// meanwhile, and what is queued in the end of a run that is too long for them
+// does not count against them: what waits behind it does. The loop may flush
+// during the run, so its queue may become empty while most of it is to come.
+// What else send sends has room if MakeRoom finds some beside all of the run.
+func (c *Conn) SendRun(n int, send func()) bool {
+	if !c.HasRoom(0, n) {
+		return false
+	}
+	l, long := c.loop, !c.fitsBounds(n)
+	l.sender, l.sending = c, n
+	defer func() {
+		l.sender = nil
+		if long && c.state == stateOpen {
+			c.extra = int32(min(c.Waiting(), math.MaxInt32))
+		}
+	}()
+	send()
+	return true
+}
+
 // HasRoom reports whether MakeRoom would find room for a message of n bytes behind others of ahead bytes in all.
 func (c *Conn) HasRoom(ahead, n int) bool {
 	if c.state != stateOpen || c.fitsBounds(ahead+n) {
 		return true
 	}
 	c.flushNow()
-	return c.state != stateOpen || c.fitsBounds(ahead+n) || ahead+c.Waiting() == 0 && n <= math.MaxInt32-maxHeader
+	return c.state != stateOpen || c.fitsBounds(ahead+n) ||
+		ahead+c.Waiting() == 0 && c.loop.sender != c && n <= math.MaxInt32-maxHeader
 }
 
 // fitsBounds reports whether n bytes more pass no bound of the queue, were it for long.
@@ -103,6 +126,9 @@ func (c *Conn) fitsBounds(n int) bool {
 	limit := c.loop.cfg.MaxQueueBytes
 	if soft := c.loop.cfg.SoftQueueBytes; soft > 0 {
 		limit = min(limit, soft)
+	}
+	if c.loop.sender == c {
+		n += c.loop.sending
 	}
 	return c.queued()+n+maxHeader <= limit
 }
@@ -152,7 +178,7 @@ func (c *Conn) Room(n int) bool {
 		return false
 	}
 	limit := c.loop.cfg.MaxQueueBytes
-	if c.queued()+n <= limit {
+	if c.queued()+n <= limit || c.loop.sender == c {
 		return true
 	}
 	c.flushNow()

@@ -463,3 +463,67 @@ func TestOverflowKeepsBegunFrame(t *testing.T) {
 		}
 	}
 }
+
+// A long run of messages is sent whole, though the loop flushes for others in its middle and the peer takes all that is there
+// by then; what waits behind it has as much room as ever, and no more.
+func TestSendRun(t *testing.T) {
+	onTransports(t, func(t *testing.T, server func(net.Conn) net.Conn) {
+		const limit, long = 64 << 10, 4 << 20
+		ls := start(t, Config{Loops: 1, MaxQueueBytes: limit, WriteTimeout: time.Hour})
+		client, accepted := slowPair(t)
+		c := adopt(t, ls, server(accepted), newProbe(nil))
+		_, other := connect(t, ls, server, newProbe(nil))
+		message, rest := strings.Repeat("x", long/4), strings.Repeat("y", limit/2)
+		onLoop(t, c.Loop(), func() {
+			sent := c.SendRun(long, func() {
+				c.Send(OpText, []byte("first"))
+				c.Loop().staged = maxStaged
+				other.Send(OpText, []byte("flushes"))
+				if c.MakeRoom(limit / 2) {
+					t.Error("room before the run")
+				}
+				for range 4 {
+					c.Send(OpText, []byte(message))
+				}
+			})
+			if !sent || c.Closing() {
+				t.Errorf("sent: %t, closing: %t", sent, c.Closing())
+			}
+			if c.SendRun(long, func() {}) {
+				t.Error("room behind a long run")
+			}
+			c.Send(OpText, []byte(rest))
+			if c.Closing() {
+				t.Error("closed for a message that fits")
+			}
+			c.Send(OpText, []byte(rest))
+			if !c.Closing() {
+				t.Error("not closed with more than the limit behind the run")
+			}
+		})
+		newPeer(t, client).want(OpText, "first")
+	})
+}
+
+// A run that fits leaves room beside it only for what fits too.
+func TestMessagesBesideARun(t *testing.T) {
+	const limit = 64 << 10
+	ls := start(t, Config{Loops: 1, MaxQueueBytes: limit, WriteTimeout: time.Hour})
+	client, accepted := slowPair(t)
+	c := adopt(t, ls, accepted, newProbe(nil))
+	defer client.Close()
+	onLoop(t, c.Loop(), func() {
+		c.SendRun(limit/2, func() {
+			if !c.MakeRoom(limit / 4) {
+				t.Error("no room for what fits beside the run")
+			}
+			c.Send(OpText, make([]byte, 1))
+			if c.MakeRoom(limit / 2) {
+				t.Error("room for what does not")
+			}
+		})
+		if !c.MakeRoom(limit / 2) {
+			t.Error("no room after the run")
+		}
+	})
+}
