@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -22,8 +23,9 @@ import (
 // as a message says that it has, whatever that is, and ends the process at some frames that it does not expect. So wire cuts the
 // input into frames and lets those through that a broker may send.
 //
-// A message that is larger than what can be published is cut one byte above that, and one whose headers nest too deep loses them:
-// both are rejected then like any other that can never be published, and the broker hands its own copy on.
+// A message that is larger than what can be published is cut one byte above that, and one whose headers nest too deep, or have
+// values of kinds that the library does not know, loses them: these are rejected then like any other that can never be published,
+// and the broker hands its own copy on.
 type wire struct {
 	net.Conn
 	in    *bufio.Reader
@@ -161,22 +163,27 @@ func (w *wire) header(payload []byte) error {
 	w.body = min(binary.BigEndian.Uint64(payload[sizeAt:]), w.limit)
 	binary.BigEndian.PutUint64(payload[sizeAt:], w.body)
 	err := checkProperties(payload[propertiesAt:])
-	if errors.Is(err, errNested) {
+	if encoding := refused[err]; encoding != "" {
 		payload = append(payload[:propertiesAt], 0x40, 0) // content-encoding alone
-		payload = append(append(payload, byte(len(tooNested))), tooNested...)
+		payload = append(append(payload, byte(len(encoding))), encoding...)
 		w.rest = w.cut(len(payload))
 		return nil
 	}
 	return err
 }
 
-// tooNested is the content encoding that a message is given whose headers nest too deep: there is none such, so it is rejected.
-const tooNested = "of headers that nest too deep"
-
 var (
-	errTorn   = errors.New("the broker sends a frame that is torn")
-	errNested = errors.New("headers nest too deep")
+	errTorn    = errors.New("the broker sends a frame that is torn")
+	errNested  = errors.New("headers nest too deep")
+	errUnknown = errors.New("headers have values of a kind that is not supported")
 )
+
+// refused are the content encodings that messages are given whose headers the library is not to see: there are none such, so the
+// messages are rejected.
+var refused = map[error]string{
+	errNested:  "of headers that nest too deep",
+	errUnknown: "of headers of an unknown kind",
+}
 
 // checkMethod returns an error for a method that is none of those by which a broker answers and delivers. What is in them is bounded,
 // but for long texts and tables.
@@ -263,6 +270,10 @@ func (f *fields) table(err *error, depth int) bool {
 // sizes are those of the values that always have the same, by their kind.
 var sizes = map[byte]int{'t': 1, 'B': 1, 'b': 1, 's': 2, 'I': 4, 'f': 4, 'l': 8, 'd': 8, 'T': 8, 'D': 5, 'V': 0}
 
+// unknown are the kinds of numbers that brokers hand on, RabbitMQ also that of its errata, and for which the library ends the
+// connection (github.com/rabbitmq/amqp091-go/issues/302): the message would come again and again.
+const unknown = "uiUL"
+
 // value takes a value off, with the kind before it.
 func (f *fields) value(err *error, depth int) bool {
 	if len(*f) == 0 {
@@ -286,6 +297,10 @@ func (f *fields) value(err *error, depth int) bool {
 			ok = inner.value(err, depth+1)
 		}
 		return ok
+	}
+	if strings.IndexByte(unknown, kind) >= 0 {
+		*err = errUnknown
+		return false
 	}
 	if n, ok := sizes[kind]; ok && f.skip(n) {
 		return true

@@ -223,7 +223,7 @@ func TestABrokerThatBreaksTheProtocol(t *testing.T) {
 }
 
 // A message that is too large is rejected, whatever it says of its size, and no more of it is kept than can be published. So is one with
-// headers that nest too deep. What comes behind them is taken as ever.
+// headers that nest too deep, or of kinds that the library does not know. What comes behind them is taken as ever.
 func TestMessagesThatAreTooMuch(t *testing.T) {
 	deep := append([]byte{0xa0, 0, 1, 'x'}, block(nested(maxNested+1)...)...)
 	arrays := []byte{'V'}
@@ -234,6 +234,10 @@ func TestMessagesThatAreTooMuch(t *testing.T) {
 		deliver, content(1<<63), frame(bodyFrame, 1, make([]byte, 600)), frame(bodyFrame, 1, make([]byte, 600)), frame(bodyFrame, 1, make([]byte, 100_000)),
 		deliver, content(5, deep...), frame(bodyFrame, 1, []byte("hello")),
 		deliver, content(5, headers(append([]byte{1, 'k'}, arrays...)...)...), frame(bodyFrame, 1, []byte("hello")),
+		deliver, content(5, headers(1, 'k', 'u', 0, 1)...), frame(bodyFrame, 1, []byte("hello")),
+		deliver, content(5, headers(1, 'k', 'i', 0, 0, 0, 1)...), frame(bodyFrame, 1, []byte("hello")),
+		deliver, content(5, headers(append([]byte{1, 'k', 'F'}, block(1, 'k', 'U', 0, 1)...)...)...), frame(bodyFrame, 1, []byte("hello")),
+		deliver, content(5, headers(append([]byte{1, 'k', 'A'}, block('t', 1, 'L', 0, 0, 0, 0, 0, 0, 0, 1)...)...)...), frame(bodyFrame, 1, []byte("hello")),
 		deliver, content(1001), frame(bodyFrame, 1, make([]byte, 1001)),
 		frame(heartbeatFrame, 0, nil),
 		deliver, content(1000), frame(bodyFrame, 1, bytes.Repeat([]byte{'x'}, 600)), frame(bodyFrame, 1, bytes.Repeat([]byte{'x'}, 400)),
@@ -245,7 +249,7 @@ func TestMessagesThatAreTooMuch(t *testing.T) {
 		b.until(t, 60, 80)
 	}
 	stop()
-	if s := c.Stats(); s.Rejected != 4 || s.Published != 3 {
+	if s := c.Stats(); s.Rejected != 8 || s.Published != 3 {
 		t.Errorf("%+v", s)
 	}
 	var why []string
@@ -253,7 +257,8 @@ func TestMessagesThatAreTooMuch(t *testing.T) {
 		why = append(why, e.ContextMap()["error"].(string))
 	}
 	const large, nests = "payload of 1001 bytes: at most 1000 are allowed", `content encoding "of headers that nest too deep" is not supported`
-	if got, want := strings.Join(why, "; "), strings.Join([]string{large, nests, nests, large}, "; "); got != want {
+	const foreign = `content encoding "of headers of an unknown kind" is not supported`
+	if got, want := strings.Join(why, "; "), strings.Join([]string{large, nests, nests, foreign, foreign, foreign, foreign, large}, "; "); got != want {
 		t.Errorf("rejected for %s\nwant %s", got, want)
 	}
 }
