@@ -1,13 +1,17 @@
 package gateway
 
 import (
+	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway/socket"
@@ -22,7 +26,10 @@ type acceptor struct {
 	net.Listener
 	shortage socket.Shortage
 	log      *zap.Logger
-	slots    chan struct{} // holds one for each handshake under way; nil: any number may be
+	slots    chan struct{}   // holds one for each handshake under way; nil: any number may be
+	lingers  chan struct{}   // holds one for each connection that lingers
+	linger   time.Duration   // how long a connection may; default lingerTime
+	ctx      context.Context // ends all lingering
 }
 
 // handshakePause is how long a full acceptor waits before it accepts one more all the same. So strangers that connect and say
@@ -34,14 +41,16 @@ func (a *acceptor) Accept() (net.Conn, error) {
 	slot := a.takeSlot()
 	for {
 		conn, err := a.Listener.Accept()
-		if err == nil && slot {
-			return &arrival{Conn: conn, acceptor: a}, nil
+		if err == nil {
+			arrived := &arrival{Conn: conn, acceptor: a}
+			arrived.over.Store(!slot)
+			return arrived, nil
 		}
-		if err == nil || errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) {
 			if slot {
 				<-a.slots
 			}
-			return conn, err
+			return nil, err
 		}
 		a.shortage.Wait(a.log, err)
 	}
@@ -67,18 +76,72 @@ func (a *acceptor) takeSlot() bool {
 	}
 }
 
-// arrival is a connection that holds a slot until its handshake is over: until the HTTP server closes it, which it does once
-// an event loop has the socket, or has read a request that is none.
+// arrival is a connection that holds a slot, if there was one, until its handshake is over: until the HTTP server closes it, which
+// it does once an event loop has the socket, or has read a request that is none.
 type arrival struct {
 	net.Conn
 	acceptor *acceptor
 	over     atomic.Bool
+	unread   atomic.Bool // a request was refused before its end
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. It may linger first.
 func (c *arrival) Close() error {
 	c.done()
+	if c.unread.Load() {
+		c.linger()
+	}
 	return c.Conn.Close()
+}
+
+const (
+	// lingerBytes is how much more a client may send whose request was refused before its end.
+	lingerBytes = 8 << 20
+	// lingerTime is how long it may take for that, and to go.
+	lingerTime = 2 * time.Second
+	// maxLingers is how many of them there are at a time: the connections of others are closed at once.
+	maxLingers = 256
+)
+
+// linger ends the answer, and reads on without keeping anything until the client has gone, or one of the bounds is reached. Were the
+// connection closed while bytes come, the client's system would be told that it is reset, and might throw the answer away unread.
+func (c *arrival) linger() {
+	a := c.acceptor
+	select {
+	case a.lingers <- struct{}{}:
+		defer func() { <-a.lingers }()
+	default:
+		return
+	}
+	nc := c.Conn
+	if below, ok := nc.(interface{ UnsafeConn() net.Conn }); ok {
+		nc = below.UnsafeConn()
+	}
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok || tcp.CloseWrite() != nil || tcp.SetReadDeadline(time.Now().Add(cmp.Or(a.linger, lingerTime))) != nil {
+		return
+	}
+	defer context.AfterFunc(a.ctx, func() { _ = tcp.SetReadDeadline(time.Unix(1, 0)) })()
+	_, _ = io.CopyN(io.Discard, tcp, lingerBytes)
+}
+
+// endUnread ends the connection behind the answer to a request that is not read to its end, so that the rest is not taken for a
+// request. The client may still be sending that.
+func endUnread(c *fasthttp.RequestCtx) {
+	c.SetConnectionClose()
+	if a, _ := arrivalOf(c.Conn()); a != nil {
+		a.unread.Store(true)
+	}
+}
+
+// arrivalOf returns the arrival that is, or is below, a connection of the HTTP server, nil if there is none, and whether there is TLS
+// above it.
+func arrivalOf(conn net.Conn) (a *arrival, secret bool) {
+	if over, ok := conn.(*tls.Conn); ok {
+		conn, secret = over.NetConn(), true
+	}
+	a, _ = conn.(*arrival)
+	return a, secret
 }
 
 // UnsafeConn gives the socket to those who take it over.
@@ -94,18 +157,14 @@ func (c *arrival) done() {
 // refused, or came through TLS, which the server goes on to read.
 func arrived(c *fiber.Ctx) error {
 	conn := c.Context().Conn()
-	secret, isSecret := conn.(*tls.Conn)
-	if isSecret {
-		conn = secret.NetConn()
-	}
 	if _, ok := socket.Arrived(conn); ok {
 		return arrivedOnLoop(c)
 	}
-	a, ok := conn.(*arrival)
-	if !ok {
+	a, secret := arrivalOf(conn)
+	if a == nil {
 		return c.Next()
 	}
-	if isSecret || !hasToken(c.Get(fiber.HeaderConnection), "upgrade") {
+	if secret || !hasToken(c.Get(fiber.HeaderConnection), "upgrade") {
 		a.done()
 	}
 	err := c.Next()

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -109,4 +111,84 @@ func TestRefusedHandshakesEndTheirConnections(t *testing.T) {
 		})
 	}
 	s.eventually("none is on its way", func() bool { return s.loops.Arriving()+len(s.accepts.slots) <= 1 })
+}
+
+// A client that sends all of its request before it reads gets the answer though the request is refused by its header.
+func TestARefusalReachesWhoStillSends(t *testing.T) {
+	for name, adjust := range map[string]func(*Config){"plain": func(*Config) {}, "TLS": withCertificate(t)} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, withKeys, adjust)
+			for want, head := range map[int]string{
+				401: post(publishPath, "", "Authorization: Bearer nope"),
+				413: post(publishPath, "", "Authorization: Bearer shop-key"),
+				400: post(publishPath, "", "Host: y"),
+				431: post(publishPath, "", "Cookie: "+strings.Repeat("x", maxHeaderBytes)),
+			} {
+				w := s.dial()
+				if name == "TLS" {
+					w.nc = tls.Client(w.nc, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // who answers is not the question
+					w.br.Reset(w.nc)
+				}
+				w.write(strings.ReplaceAll(head, "Content-Length: 0", fmt.Sprint("Content-Length: ", lingerBytes/2)))
+				s.eventually(fmt.Sprint("it lingers, ", want), func() bool { return len(s.accepts.lingers) == 1 })
+				w.write(strings.Repeat("x", lingerBytes/2))
+				if resp, body := w.answer(); resp.StatusCode != want || !resp.Close {
+					t.Errorf("%d %s, want %d and the end", resp.StatusCode, body, want)
+				}
+				_ = w.nc.Close()
+				s.eventually("it has gone", func() bool { return len(s.accepts.lingers) == 0 })
+			}
+		})
+	}
+}
+
+// A connection does not linger for long, nor for much, nor beside very many others.
+func TestLingeringIsBounded(t *testing.T) {
+	const tooLong = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"
+	refused := func(s *served) *wire {
+		w := s.dial()
+		w.write(tooLong)
+		if resp, _ := w.answer(); resp.StatusCode != 413 {
+			t.Fatal(resp.Status)
+		}
+		return w
+	}
+	lingering := func(s *served, n int) {
+		s.eventually(fmt.Sprint(n, " linger"), func() bool { return len(s.accepts.lingers) == n })
+	}
+	t.Run("time", func(t *testing.T) {
+		s := serve(t, func(c *Config) { c.ID = slowRequests })
+		refused(s)
+		lingering(s, 1)
+		lingering(s, 0)
+	})
+	t.Run("bytes", func(t *testing.T) {
+		s := serve(t)
+		w := refused(s)
+		lingering(s, 1)
+		w.write(strings.Repeat("x", lingerBytes-1))
+		lingering(s, 1)
+		w.write("x")
+		lingering(s, 0)
+	})
+	t.Run("number", func(t *testing.T) {
+		s := serve(t)
+		for range maxLingers {
+			s.accepts.lingers <- struct{}{}
+		}
+		w := refused(s)
+		s.eventually("it is closed at once", func() bool {
+			_, err := w.nc.Write([]byte("x"))
+			return err != nil
+		})
+	})
+	t.Run("stop", func(t *testing.T) {
+		s := serve(t)
+		refused(s)
+		lingering(s, 1)
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+		lingering(s, 0)
+	})
 }

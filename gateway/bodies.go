@@ -62,13 +62,13 @@ func (g *Gateway) receiveBody(c *fiber.Ctx) error {
 		return c.Next()
 	}
 	if n == unwanted {
-		c.Context().SetConnectionClose()
+		endUnread(c.Context())
 		return fiber.ErrRequestEntityTooLarge
 	}
 	body, err := g.bodies.read(stream, n)
 	defer g.bodies.release(cap(body))
 	if err != nil {
-		c.Context().SetConnectionClose()
+		endUnread(c.Context())
 		return unread(c, err)
 	}
 	req.SetBodyRaw(body)

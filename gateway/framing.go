@@ -40,7 +40,7 @@ func framingProblem(h *fasthttp.RequestHeader) string {
 // request.
 func checkFraming(c *fiber.Ctx) error {
 	if problem := framingProblem(&c.Request().Header); problem != "" {
-		c.Context().SetConnectionClose()
+		endUnread(c.Context())
 		return fiber.NewError(fiber.StatusBadRequest, problem)
 	}
 	return c.Next()

@@ -92,6 +92,7 @@ func New(cfg Config, rg *ring.Ring, d *daemon.Daemon) (*Gateway, error) {
 	g := &Gateway{cfg: cfg, log: d.Log.With(zap.String("gateway", cfg.ID)), times: newTimes(), instance: rand.Uint64()}
 	g.answers.most = int64(cfg.queueBudget() / 2)
 	g.bodies.most = int64(cfg.inputBudget())
+	g.accepts.lingers = make(chan struct{}, maxLingers)
 	g.revoked.waiting = make(map[revoke.ID]*unconfirmed)
 	if err := g.readConfig(); err != nil {
 		return nil, err
@@ -275,6 +276,7 @@ func (g *Gateway) Serve(ctx context.Context, lis net.Listener) error {
 	stopIngest := g.startIngest(ctx)
 	defer stopIngest()
 	g.accepts.log, g.accepts.slots = g.log, make(chan struct{}, g.handshakes())
+	g.accepts.ctx = links
 	clients, err := g.listener(lis)
 	if err != nil {
 		_ = lis.Close()

@@ -55,7 +55,7 @@ func nobody(t testing.TB) *ring.Ring {
 	return rg
 }
 
-// Requests to a gateway with this ID may take so long; to others an hour.
+// Requests to a gateway with this ID may take so long, and what is refused of them as long as ever; to others an hour.
 const slowRequests, requestTime = "gw-slow-requests", 10 * time.Second
 
 func serve(t *testing.T, adjust ...func(*Config)) *served {
@@ -72,9 +72,9 @@ func serve(t *testing.T, adjust ...func(*Config)) *served {
 	if got := s.app.Server().ReadTimeout; got != handshakeTimeout {
 		t.Errorf("requests may take %v, want %v", got, handshakeTimeout)
 	}
-	s.app.Server().ReadTimeout = time.Hour // a loaded machine is not a slow client
+	s.app.Server().ReadTimeout, s.accepts.linger = time.Hour, time.Hour // a loaded machine is not a slow client
 	if cfg.ID == slowRequests {
-		s.app.Server().ReadTimeout = requestTime
+		s.app.Server().ReadTimeout, s.accepts.linger = requestTime, 0
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

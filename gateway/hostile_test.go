@@ -60,12 +60,8 @@ func TestRow22_APanicBesideTheHandlersIs500(t *testing.T) {
 	}
 }
 
-// A request takes no longer than its time, however slowly its bytes come, and a TLS handshake neither; all the while others are
-// served.
-func TestSlowRequests(t *testing.T) {
-	t.Parallel()
-	slow := func(c *Config) { c.ID = slowRequests }
-	plain := serve(t, slow)
+// withCertificate has clients come by TLS.
+func withCertificate(t *testing.T) func(*Config) {
 	dir := t.TempDir()
 	authority, err := certs.OpenAuthority(dir)
 	if err == nil {
@@ -74,7 +70,16 @@ func TestSlowRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encrypted := serve(t, slow, func(c *Config) { c.TLSCert, c.TLSKey = dir+"/wss.pem", dir+"/wss-key.pem" })
+	return func(c *Config) { c.TLSCert, c.TLSKey = dir+"/wss.pem", dir+"/wss-key.pem" }
+}
+
+// A request takes no longer than its time, however slowly its bytes come, and a TLS handshake neither; all the while others are
+// served.
+func TestSlowRequests(t *testing.T) {
+	t.Parallel()
+	slow := func(c *Config) { c.ID = slowRequests }
+	plain := serve(t, slow)
+	encrypted := serve(t, slow, withCertificate(t))
 	head := post(publishPath, strings.Repeat(" ", 1000))
 	var all sync.WaitGroup
 	for name, tt := range map[string]struct {

@@ -12,6 +12,7 @@ import (
 	"github.com/gofiber/contrib/websocket"
 	"github.com/gofiber/fiber/v2"
 	recovery "github.com/gofiber/fiber/v2/middleware/recover"
+	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
 
 	"github.com/ringcast/ringcast/gateway/admission"
@@ -38,6 +39,11 @@ func (g *Gateway) newApp() *fiber.App {
 		ErrorHandler:                 g.httpError,
 	})
 	app.Server().HeaderReceived = g.headerReceived
+	answer := app.Server().ErrorHandler
+	app.Server().ErrorHandler = func(c *fasthttp.RequestCtx, err error) { // of what is no request, or too long a header
+		endUnread(c)
+		answer(c, err)
+	}
 	app.Use(arrived, recovery.New(recovery.Config{EnableStackTrace: true, StackTraceHandler: g.handlerPanicked}), checkFraming, g.receiveBody, g.answers.bound)
 	app.Server().Logger = strangerLog{g.log}
 	app.Server().SecureErrorLogMessage = true // else it logs the headers that it does not understand, with their tokens
