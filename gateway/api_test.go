@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
 	"github.com/ringcast/ringcast/gateway/api"
 )
 
@@ -118,6 +116,34 @@ func TestRow23_ARateForEachKey(t *testing.T) {
 	}
 	if n := s.api.Limited(); n != 1 {
 		t.Errorf("%d counted", n)
+	}
+}
+
+// A user who reads too much with a token waits, as one who publishes does; others do not.
+func TestRow23_ARateForEachUserWhoReads(t *testing.T) {
+	for _, path := range []string{"/api/topics/room:1/messages", "/api/topics/room:1/subscribers", "/api/topics/room:1/count", "/api/cluster"} {
+		s := serve(t, guarded, func(c *Config) { c.Limits.Publishes, c.JoinTimeout = 2, 10*time.Millisecond })
+		read := func(token string) (resp *http.Response, body string) {
+			return s.asked(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+token+"\r\n\r\n")
+		}
+		neo, trinity := surfaceToken(t, "neo"), surfaceToken(t, "trinity")
+		var resp *http.Response
+		var body string
+		for range 100 { // two are let through at once, and two more each second
+			if resp, body = read(neo); resp.StatusCode != 503 && resp.StatusCode != 200 {
+				break
+			}
+		}
+		const want = `{"error":"rate_limited","detail":"the user may have 2 requests or messages a second here","definite":true,"retry_after_ms":N}` + "\n"
+		if resp.StatusCode != 429 || inMillis.ReplaceAllString(body, "${1}N") != want || resp.Header.Get("Retry-After") != "1" {
+			t.Errorf("%s: %d %s, Retry-After %q", path, resp.StatusCode, body, resp.Header.Get("Retry-After"))
+		}
+		if resp, body = read(trinity); resp.StatusCode != 503 && resp.StatusCode != 200 {
+			t.Errorf("%s: another user: %d %s", path, resp.StatusCode, body)
+		}
+		if n := s.api.Limited(); n != 1 {
+			t.Errorf("%s: %d counted", path, n)
+		}
 	}
 }
 
@@ -261,17 +287,8 @@ func TestRow25_LongBatches(t *testing.T) {
 
 // What is too large is refused before its body is read, to who may call; it counts as a request of the key, whatever its scopes.
 func TestRow25_TooLongABody(t *testing.T) {
-	const secret = "0123456789abcdef0123456789abcdef"
-	s := serve(t, withKeys, func(c *Config) {
-		c.APIRate = 2
-		c.Auth.HMACSecret, c.Auth.Issuer, c.Auth.Audience = secret, "tests", "ringcast"
-	})
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"iss": "tests", "aud": "ringcast", "sub": "neo", "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix(),
-	}).SignedString([]byte(secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := serve(t, withKeys, guarded, func(c *Config) { c.APIRate = 2 })
+	token := surfaceToken(t, "neo")
 	const broadcast = api.RealtimePrefix + "broadcast"
 	for _, tt := range []struct {
 		name, path, bearer string

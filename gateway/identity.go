@@ -91,7 +91,7 @@ func (g *Gateway) identify(token string) (*auth.Identity, *auth.Error, error) {
 
 // requireToken lets a request pass that has a good token, where clients need one.
 func (g *Gateway) requireToken(c *fiber.Ctx) error {
-	if _, err := g.bearer(c); err != nil {
+	if _, err := g.user(c); err != nil {
 		return err
 	}
 	return c.Next()
@@ -99,7 +99,7 @@ func (g *Gateway) requireToken(c *fiber.Ctx) error {
 
 // requireJoin lets a request pass whose token, where clients need one, allows to join the topic in its path.
 func (g *Gateway) requireJoin(c *fiber.Ctx) error {
-	id, err := g.bearer(c)
+	id, err := g.user(c)
 	if err != nil {
 		return err
 	}
@@ -107,6 +107,15 @@ func (g *Gateway) requireJoin(c *fiber.Ctx) error {
 		return fiber.NewError(fiber.StatusForbidden, "the token does not allow to join this topic")
 	}
 	return c.Next()
+}
+
+// user is bearer for a request that counts in its user's rate, which may refuse it.
+func (g *Gateway) user(c *fiber.Ctx) (*auth.Identity, error) {
+	id, err := g.bearer(c)
+	if err == nil && id != nil {
+		err = g.api.AllowedUser(c, id.User)
+	}
+	return id, err
 }
 
 // bearer returns the identity of a request that is no handshake, nil where clients need no tokens.

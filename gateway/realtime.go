@@ -47,14 +47,11 @@ func (g *Gateway) mayBroadcast(c *fiber.Ctx) error {
 		}
 		return c.Next()
 	}
-	id, err := g.bearer(c)
+	id, err := g.user(c)
 	if err != nil {
 		return err
 	}
 	c.Locals(identityKey, id)
-	if err := g.api.AllowedUser(c, id.User); err != nil {
-		return err
-	}
 	return c.Next()
 }
 
@@ -66,11 +63,7 @@ func (g *Gateway) tooLarge(c *fiber.Ctx) error {
 	if !strings.HasPrefix(c.Path(), api.RealtimePrefix) || !g.broadcastsByToken(c) {
 		return g.api.TooLarge(c)
 	}
-	id, err := g.bearer(c)
-	if err == nil {
-		err = g.api.AllowedUser(c, id.User)
-	}
-	if err != nil {
+	if _, err := g.user(c); err != nil {
 		return err
 	}
 	return g.api.Oversized()

@@ -19,11 +19,11 @@ var surfaces = map[string][]string{
 
 const surfaceSecret = "0123456789abcdef0123456789abcdef"
 
-// surfaceToken is a token for room:1.
-func surfaceToken(t *testing.T) string {
+// surfaceToken is a user's token for room:1.
+func surfaceToken(t *testing.T, user string) string {
 	t.Helper()
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
-		"iss": "tests", "aud": "ringcast", "sub": "neo", "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix(), "topics": []string{"room:1"},
+		"iss": "tests", "aud": "ringcast", "sub": user, "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix(), "topics": []string{"room:1"},
 	}).SignedString([]byte(surfaceSecret))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestEverySurfaceIsGuarded(t *testing.T) {
 			t.Errorf("%s is guarded by no test", r.Path)
 		}
 	}
-	token := surfaceToken(t)
+	token := surfaceToken(t, "neo")
 	const home, evil = "Origin: https://app.example", "Origin: https://evil.example"
 	refuses := func(t *testing.T, name, target string, status int, want string, lines ...string) {
 		t.Helper()
@@ -96,7 +96,7 @@ func TestEverySurfaceIsGuarded(t *testing.T) {
 // What is in topics is for those who may join them, and the view of the cluster for those who have a token.
 func TestEveryPageIsGuarded(t *testing.T) {
 	s := serve(t, guarded, func(c *Config) { c.JoinTimeout, c.APIOpen = 10*time.Millisecond, false })
-	token := surfaceToken(t)
+	token := surfaceToken(t, "neo")
 	for _, tt := range []struct {
 		path string
 		mine int // with a token for room:1
