@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -251,4 +252,69 @@ func TestPhoenixPresence_AKilledOwnerIsToldAnew(t *testing.T) {
 	g.all = append(g.all, late)
 	g.agree(11)
 	check(t, g.all...)
+}
+
+// A topic goes to another server and back while what the servers say is on its way to one gateway for long: that gateway sees the
+// ring before and the one after that. Its clients see nobody go or come, and are told of changes afterwards.
+func TestPhoenixPresence_GivenBackUnseen(t *testing.T) {
+	t.Parallel()
+	s := &site{t: t, env: []string{"PRESENCE_GRACE=1m"}}
+	addrs, servers, text := map[string]string{}, map[string]*topicProc{}, ""
+	var proxies []*chaos.Proxy
+	for _, id := range []string{"ts-a", "ts-b"} {
+		addrs[id] = freeAddr(t)
+		p, err := chaos.Listen(addrs[id], []string{"gw-1", "gw-2", "ts-a", "ts-b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Close)
+		proxies = append(proxies, p)
+		text += fmt.Sprintf("  - id: %s\n    addr: %s\n", id, p.Addr())
+	}
+	s.ringFile = writeFile(t, "ring.yaml", "version: 1\nservers:\n"+text)
+	var err error
+	if s.ring, err = ring.Load(s.ringFile); err != nil {
+		t.Fatal(err)
+	}
+	for id, addr := range addrs {
+		servers[id] = &topicProc{addr: addr, admin: freeAddr(t)}
+		servers[id].proc = spawn(t, "topicserver", append([]string{
+			"TOPICSERVER_ID=" + id, "TOPICSERVER_ADDR=" + addr, "RING_FILE=" + s.ringFile, "ADMIN_ADDR=" + servers[id].admin,
+		}, s.env...))
+		servers[id].prints("serving topics")
+	}
+	a, b := servers["ts-a"], servers["ts-b"]
+	own := writeFile(t, "own.yaml", "version: 1\nservers:\n"+text)
+	gw1, gw2 := s.gateway("GATEWAY_ID=gw-1", "RING_FILE="+own), s.gateway("GATEWAY_ID=gw-2")
+	gw1.ready()
+	gw2.ready()
+	g := gather(t, s.topicOf("ts-a", 0), 2, gw1.webSocketURL(), gw2.webSocketURL())
+	before := g.counts()
+	taken := func(ts *topicProc) {
+		t.Helper()
+		eventually(t, "the topic is at "+ts.admin, func() bool {
+			_, text := fetch(ts.admin, "/metrics")
+			return strings.Contains(text, "ringcast_topic_handovers_total{outcome=\"taken\"} 1\n")
+		})
+	}
+	late := func(f chaos.Fault) {
+		for _, p := range proxies {
+			p.Set("gw-1", f)
+		}
+	}
+	late(chaos.Fault{Mode: chaos.Freeze, Down: true})
+	if _, err := ring.Remove(s.ringFile, "ts-a", false); err != nil {
+		t.Fatal(err)
+	}
+	taken(b)
+	if err := os.WriteFile(own, []byte("version: 3\nservers:\n"+text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken(a)
+	late(chaos.Fault{})
+	g.undisturbed("back at ts-a", gw2.webSocketURL(), before)
+	_, text = fetch(gw1.admin, "/metrics")
+	if !strings.Contains(text, "\nringcast_gateway_lanes_lost_total 0\n") {
+		t.Log("the machine was late: links were lost, and nothing was tested")
+	}
 }
