@@ -146,6 +146,27 @@ func TestIDsOfAllTopicsAreBounded(t *testing.T) {
 	}
 }
 
+// A topic that comes over keeps as many of its ids as the others leave room for, the newest, and a few in any case.
+func TestAWindowThatMovesTakesTheRoomThereIs(t *testing.T) {
+	const most, moving = 1000, 5000
+	var ids []*linkpb.PublishID
+	for i := range uint64(moving) {
+		ids = append(ids, &linkpb.PublishID{Low: i + 1, Offset: i + 1})
+	}
+	for _, others := range []int{0, 300, most - fewIDs, most} {
+		all := &idTotal{max: most}
+		all.count.Store(int64(others))
+		w := idWindow{all: all}
+		w.restore(ids, time.Now(), 10_000)
+		if n, want := len(w.byID), max(most-others, fewIDs); n < want-1 || n > want {
+			t.Errorf("with %d of others: %d ids are kept, want %d", others, n, want)
+		}
+		if list := w.export(); list[len(list)-1].Low != moving || list[0].Low != uint64(moving-len(list)+1) {
+			t.Errorf("with %d of others: not the newest are kept", others)
+		}
+	}
+}
+
 func TestContentHash(t *testing.T) {
 	seen := map[uint64]string{}
 	for _, c := range [][2]string{{"", ""}, {"e", "x"}, {"ex", ""}, {"", "ex"}, {"e", "x\x00"}, {"e\x00", "x"}} {
