@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,6 +119,73 @@ func TestAGiverThatGivesNothing(t *testing.T) {
 	}
 }
 
+// A giver is at work as long as its offers are done with, one after another, whatever becomes of the topics; not when it says
+// "not yet".
+func TestWhatIsProgress(t *testing.T) {
+	lis := listen(t, "127.0.0.1:0")
+	s := start(t, Config{}, "ts-a", "ts-b")
+	ours := ownedBy(t, 1, s.rings.Current(), "ts-a", s.rings.Current(), "ts-a")[0]
+	others := ownedBy(t, 1, s.rings.Current(), "ts-b", s.rings.Current(), "ts-b")[0]
+	type gift struct {
+		topic string
+		state *linkpb.TopicState // nil: pulls get no answer
+	}
+	var gives atomic.Pointer[gift]
+	giveByHand(t, lis, func(h *link.Handover) error {
+		offered, answer := gives.Load().topic, gives.Load().state
+		err := h.Send(&linkpb.Gives{Offers: []string{offered}, Offered: true})
+		for pulls := 0; err == nil; {
+			m, end := h.Receive()
+			if pulls += len(m.GetPull()); end != nil || pulls > 2 || answer == nil && pulls > 0 {
+				return nil
+			}
+			for range m.Pull {
+				err = h.Send(&linkpb.Gives{State: answer})
+			}
+			for range m.Taken {
+				err = h.Send(&linkpb.Gives{})
+			}
+		}
+		return err
+	})
+	at := &linkpb.Position{Epoch: 5, Offset: 7}
+	for _, test := range []struct {
+		what     string
+		topic    string
+		state    *linkpb.TopicState
+		progress bool
+	}{
+		{"a state", ours, &linkpb.TopicState{Position: at}, true},
+		{"one that comes again", ours, &linkpb.TopicState{Position: at}, true},
+		{"one that cannot be", ours, &linkpb.TopicState{Position: at, History: [][]byte{{1}}}, true},
+		{"it has it no more", ours, &linkpb.TopicState{Absent: true}, true},
+		{"it is of no use here", others, nil, true},
+		{"not yet", ours, &linkpb.TopicState{Absent: true, MovedTo: "ts-c"}, false},
+		{"no answer", ours, nil, false},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			if test.state != nil {
+				test.state.Topic = test.topic
+			}
+			gives.Store(&gift{test.topic, test.state})
+			began := time.Now()
+			g := &giver{
+				server: ring.Server{ID: "ts-c", Addr: lis.Addr().String()}, progress: began,
+				offers: make(map[string]offer), pulled: make(map[string]time.Time), wake: make(chan struct{}, 1),
+			}
+			tk := newTake(s.Server) // the server's own has rounds
+			tk.givers["ts-c"] = g
+			reached, _, err := tk.session(t.Context(), g)
+			if done := err == nil; !reached || done != test.progress {
+				t.Errorf("reached %t, %v", reached, err)
+			}
+			if g.progress.After(began) != test.progress {
+				t.Errorf("progress is %t", !test.progress)
+			}
+		})
+	}
+}
+
 // A server that offers topics without an end, or some that cannot be, is not listened to: what is kept of it is bounded.
 func TestOffersThatAreNotListenedTo(t *testing.T) {
 	endless := func(h *link.Handover) error {
@@ -131,7 +199,7 @@ func TestOffersThatAreNotListenedTo(t *testing.T) {
 		return nil
 	}
 	for want, give := range map[string]func(*link.Handover) error{
-		"peer offers more than 1000 topics": endless,
+		"peer offers more than 1000 topics, which is too many for MAX_TOPICS": endless,
 		`peer offers "": topic must be 1 to 255 bytes of UTF-8`: func(h *link.Handover) error {
 			return h.Send(&linkpb.Gives{Offers: []string{"t:a", ""}, Offered: true})
 		},

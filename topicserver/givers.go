@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/ring"
 )
 
@@ -13,6 +14,8 @@ type giver struct {
 	server ring.Server  // static
 	was    []*ring.Ring // static: the older rings that have it; what they give to it may be there
 	dead   bool         // static: it was given up in an earlier round and has not been reached since
+
+	progress time.Time // owned by take.from: when an offer of it was done with last
 
 	down    bool                 // it cannot be reached at once
 	talks   bool                 // there is a connection to it
@@ -33,6 +36,11 @@ func (g *giver) mayHave(name string) bool {
 		return ok || !g.settled
 	}
 	return slices.ContainsFunc(g.was, func(r *ring.Ring) bool { return r.Owner(name).ID == g.server.ID })
+}
+
+// waitsItself reports whether an answer to a pull says that the giver has the topic not yet.
+func (g *giver) waitsItself(state *linkpb.TopicState) bool {
+	return state.Absent && state.MovedTo == g.server.ID
 }
 
 // offer is the state of a topic that a giver has for us.

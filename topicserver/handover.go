@@ -44,7 +44,7 @@ type take struct {
 	kick chan struct{} // a new round is due
 
 	// Static.
-	stall     time.Duration // how long a giver may give nothing
+	stall     time.Duration // how long a giver may be done with none of its offers
 	maxOffers int           // how many topics it may offer
 
 	mu     sync.Mutex
@@ -65,8 +65,8 @@ const (
 	// redialPause is the time between two attempts to reach a giver, redialSlow that after it was given up.
 	redialPause = 50 * time.Millisecond
 	redialSlow  = time.Second
-	// stallTime, on top of four times HandoverTimeout, is how long a giver that can be reached may go without giving anything. It
-	// may wait for others itself, one after another.
+	// stallTime, on top of four times HandoverTimeout, is how long a giver that can be reached may go without an offer that is done
+	// with. It may wait for others itself, one after another.
 	stallTime = 20 * time.Second
 )
 
@@ -137,7 +137,7 @@ func (tk *take) from(ctx context.Context, g *giver) {
 	defer time.AfterFunc(startPatience, over(late)).Stop()
 	defer time.AfterFunc(max(startPatience, tk.s.cfg.HandoverTimeout), over(tooLate)).Stop()
 	deadline, gaveUp := time.Now().Add(patience), false
-	progress := time.Now() // when it gave something last
+	g.progress = time.Now()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -148,11 +148,10 @@ func (tk *take) from(ctx context.Context, g *giver) {
 		}
 		began := time.Now()
 		if gaveUp {
-			progress = began // nothing has waited for it
+			g.progress = began // nothing has waited for it
 		}
-		reached, taken, err := tk.trySession(ctx, g, progress.Add(tk.stall))
+		reached, taken, err := tk.trySession(ctx, g)
 		if taken > 0 {
-			progress = time.Now()
 			log.Info("took topics over", zap.Int("topics", taken), zap.Uint64("ring_version", tk.s.rings.Current().Version()))
 		}
 		if ctx.Err() != nil {
@@ -162,7 +161,7 @@ func (tk *take) from(ctx context.Context, g *giver) {
 			tk.finish(g)
 			return
 		}
-		if taken > 0 || reached && time.Since(began) > redialSlow && time.Since(progress) < tk.stall {
+		if time.Since(g.progress) < tk.stall && (g.progress.After(began) || reached && time.Since(began) > redialSlow) {
 			deadline, gaveUp = time.Now().Add(patience), false // it was at work
 		}
 		if !reached {
@@ -215,18 +214,18 @@ func (tk *take) resolveOne(name string) {
 }
 
 // trySession is session, for which a panic is one more way to fail: what one peer sends must not end the server.
-func (tk *take) trySession(ctx context.Context, g *giver, stalls time.Time) (reached bool, taken int, err error) {
+func (tk *take) trySession(ctx context.Context, g *giver) (reached bool, taken int, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = tk.s.panicked(p)
 		}
 	}()
-	return tk.session(ctx, g, stalls)
+	return tk.session(ctx, g)
 }
 
 // session is one connection to a giver. It returns nil when everything that the giver has for us is installed, and
-// whether the giver has told what that is. It ends at a time by which the giver has given nothing.
-func (tk *take) session(ctx context.Context, g *giver, stalls time.Time) (reached bool, taken int, err error) {
+// whether the giver has told what that is. It ends when there has been no progress for too long.
+func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
 	cfg := tk.s.links
 	cfg.Server = g.server.ID
 	hello := tk.hello(g)
@@ -237,7 +236,7 @@ func (tk *take) session(ctx context.Context, g *giver, stalls time.Time) (reache
 	defer t.Close()
 	tk.connected(g, true)
 	defer tk.connected(g, false)
-	stalled := time.AfterFunc(time.Until(stalls), func() { t.End(errStalled) })
+	stalled := time.AfterFunc(time.Until(g.progress.Add(tk.stall)), func() { t.End(errStalled) })
 	defer stalled.Stop()
 	offers, err := tk.hearOffers(t, g, hello)
 	if err != nil {
@@ -275,7 +274,7 @@ func (tk *take) hearOffers(t *link.Taking, g *giver, hello *linkpb.Wants) (map[s
 		}
 		switch {
 		case len(offers) > tk.maxOffers:
-			return nil, fmt.Errorf("peer offers more than %d topics", tk.maxOffers)
+			return nil, fmt.Errorf("peer offers more than %d topics, which is too many for MAX_TOPICS", tk.maxOffers)
 		case m.Offered:
 			return offers, nil
 		}
@@ -300,8 +299,8 @@ func (tk *take) hello(g *giver) *linkpb.Wants {
 	return m
 }
 
-// pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it. What comes over
-// puts stalled off.
+// pull fetches what is on offer, what requests wait for first. It returns nil when the giver has forgotten all of it. Each offer
+// that is done with puts stalled off, whatever became of the topic: there are so many of them, and no more. "Not yet" does not.
 func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver, stalled *time.Timer) (taken int, err error) {
 	answers, failed := make(chan *linkpb.TopicState, 2*pullWindow), make(chan error, 1)
 	var receiver sync.WaitGroup
@@ -311,6 +310,10 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver, stalled *tim
 	retry := time.NewTicker(laterPause)
 	defer retry.Stop()
 	var acks [][]*linkpb.Arrived // what was sent as taken, and not answered yet
+	progress := func() {
+		g.progress = time.Now()
+		stalled.Reset(tk.stall)
+	}
 	for flying := 0; ; {
 		names, left, err := tk.next(g, pullWindow-flying)
 		if err != nil || left+flying == 0 {
@@ -344,6 +347,9 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver, stalled *tim
 				if len(acks) == 0 {
 					return taken, errUnasked
 				}
+				if acks[0] == nil {
+					progress() // useless ones are forgotten
+				}
 				tk.heard(g, acks[0])
 				acks = acks[1:]
 				continue
@@ -352,8 +358,8 @@ func (tk *take) pull(ctx context.Context, t *link.Taking, g *giver, stalled *tim
 			if err != nil {
 				return taken, err
 			}
-			if taken += n; n > 0 {
-				stalled.Reset(tk.stall)
+			if taken += n; !g.waitsItself(state) {
+				progress()
 			}
 			if err := t.Send(&linkpb.Wants{Taken: []string{state.Topic}}); err != nil {
 				return taken, err
@@ -403,7 +409,7 @@ func (tk *take) install(g *giver, state *linkpb.TopicState) (installed int, err 
 	was, ok := g.offers[name]
 	pulled := g.pulled[name]
 	delete(g.pulled, name)
-	notYet := state.Absent && state.MovedTo == g.server.ID
+	notYet := g.waitsItself(state)
 	if ok && notYet {
 		g.offers[name] = later
 		g.later = append(g.later, name)

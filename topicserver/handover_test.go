@@ -412,7 +412,7 @@ func TestATopicGoesOnFromTheMiddle(t *testing.T) {
 // A bug that what another server hands over meets is one more reason to try again, and does not end the process.
 func TestABugInAHandoverFailsIt(t *testing.T) {
 	s := start(t, Config{})
-	reached, taken, err := s.take.trySession(t.Context(), nil, time.Now()) // a giver that is none
+	reached, taken, err := s.take.trySession(t.Context(), nil) // a giver that is none
 	if reached || taken != 0 || !errors.Is(err, errPanicked) {
 		t.Errorf("reached %v, %d taken, error %v", reached, taken, err)
 	}
