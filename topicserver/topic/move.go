@@ -48,23 +48,29 @@ func (r *Registry) Expect(name string) bool {
 		return false
 	}
 	t := r.newTopic(name)
-	t.waiting = true
 	s.topics[t.name] = t
+	s.waitLocked(t)
 	return true
 }
 
-// Waiting lists the topics that wait for their state.
+// Waiting lists the topics that wait for their state. It is called for each attempt to reach a server, however many topics
+// there are, so it looks at none that has not waited since the last call.
 func (r *Registry) Waiting() []string {
 	var names []string
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		for name, t := range s.topics {
+		s.waiting = slices.DeleteFunc(s.waiting, func(t *Topic) bool {
 			t.mu.Lock()
-			if t.waiting {
-				names = append(names, name)
+			defer t.mu.Unlock()
+			if !t.waiting || t.gone {
+				return true
 			}
-			t.mu.Unlock()
+			names = append(names, t.name)
+			return false
+		})
+		if len(s.waiting) == 0 {
+			s.waiting = nil // not to keep its memory
 		}
 		s.mu.Unlock()
 	}

@@ -217,6 +217,67 @@ func TestParkedRequestsKeepTheirOrder(t *testing.T) {
 	}
 }
 
+// The list of topics that wait is looked at for each attempt to reach a server: what it costs does not grow with the topics that
+// are here, and it is forgotten which have waited.
+func TestWaitingIsAListOfItsOwn(t *testing.T) {
+	claim := Ours
+	r := registryOf(t, func(string) Claim { return claim })
+	g := gateways(t, 1, false)[0]
+	wants := func(want ...string) {
+		t.Helper()
+		w := r.Waiting()
+		slices.Sort(w)
+		listed := 0
+		for i := range r.shards {
+			listed += len(r.shards[i].waiting)
+		}
+		if !slices.Equal(w, want) || listed != len(want) {
+			t.Errorf("%v wait, %d are listed, want %v", w, listed, want)
+		}
+	}
+	g.subscribe(t, r, "t:here")
+	r.Expect("t:here") // is here already
+	wants()
+	claim = OursLater
+	g.publish(r, "t:asked", "x")
+	r.Expect("t:expected")
+	r.Expect("t:given up")
+	wants("t:asked", "t:expected", "t:given up")
+	r.Abandon("t:given up")
+	r.Install("t:expected", nil)
+	wants("t:asked")
+	r.Install("t:asked", nil)
+	r.Seal("t:asked", 8)
+	r.Expect("t:asked") // and comes again
+	wants("t:asked")
+	r.Install("t:asked", nil)
+	wants()
+	for i := range r.shards {
+		if r.shards[i].waiting != nil {
+			t.Error("the list keeps its memory")
+		}
+	}
+}
+
+func BenchmarkWaiting(b *testing.B) {
+	claim := Ours
+	r := registryOf(b, func(string) Claim { return claim })
+	for i := range 500_000 {
+		r.Expect(fmt.Sprint("t:", i))
+		r.Install(fmt.Sprint("t:", i), nil)
+	}
+	claim = OursLater
+	for i := range 10 {
+		r.Expect(fmt.Sprint("waits:", i))
+	}
+	r.Waiting()
+	for b.Loop() {
+		if n := len(r.Waiting()); n != 10 {
+			b.Fatal(n, " wait")
+		}
+	}
+}
+
 func TestInstallWithoutAState(t *testing.T) {
 	for name, state := range map[string]*linkpb.TopicState{
 		"nil":         nil,

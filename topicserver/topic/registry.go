@@ -97,8 +97,9 @@ type Registry struct {
 }
 
 type shard struct {
-	mu     sync.Mutex
-	topics map[string]*Topic
+	mu      sync.Mutex
+	topics  map[string]*Topic
+	waiting []*Topic // for their state; and those that have waited since the last call of Waiting
 }
 
 // NewRegistry returns an empty registry.
@@ -195,8 +196,10 @@ func (r *Registry) find(name string, create bool) (*Topic, linkpb.Code) {
 				code = linkpb.Code_OVERLOADED
 			default:
 				t = r.newTopic(name)
-				t.waiting = claim == OursLater
 				s.topics[t.name] = t
+				if claim == OursLater {
+					s.waitLocked(t)
+				}
 			}
 		}
 		s.mu.Unlock()
@@ -209,6 +212,12 @@ func (r *Registry) find(name string, create bool) (*Topic, linkpb.Code) {
 		}
 		t.mu.Unlock()
 	}
+}
+
+// waitLocked makes a new topic wait for its state.
+func (s *shard) waitLocked(t *Topic) {
+	t.waiting = true
+	s.waiting = append(s.waiting, t)
 }
 
 func (r *Registry) newTopic(name string) *Topic {
