@@ -142,6 +142,26 @@ func TestARefusalReachesWhoStillSends(t *testing.T) {
 	}
 }
 
+// Who asks first whether to send a body is not told to go on when it is refused.
+func TestARefusedBodyIsNotAskedFor(t *testing.T) {
+	s := serve(t, withKeys)
+	const expect = "Expect: 100-continue"
+	body := `{"event":"e","payload":{}}` + strings.Repeat(" ", maxHeaderBytes)
+	for _, tt := range []struct {
+		name, request string
+		want          int
+	}{
+		{"no key", post(publishPath, body, expect), 401},
+		{"two Hosts", post(publishPath, body, expect, "Host: y"), 400},
+		{"good", post(publishPath, body, expect, "Authorization: Bearer shop-key"), 100},
+	} {
+		head, _, _ := strings.Cut(tt.request, "{")
+		if resp, _ := s.asked(t, head); resp.StatusCode != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, resp.StatusCode, tt.want)
+		}
+	}
+}
+
 // A connection does not linger for long, nor for much, nor beside very many others.
 func TestLingeringIsBounded(t *testing.T) {
 	const tooLong = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"

@@ -103,14 +103,20 @@ func (g *Gateway) headerReceived(h *fasthttp.RequestHeader) (cfg fasthttp.Reques
 		if p := recover(); p != nil {
 			g.panics.Add(1)
 			g.log.Error("HTTP header panicked", zap.Any("panic", p), zap.Stack("stack"))
-			h.SetContentLength(unwanted)
+			leaveBody(h)
 			cfg.MaxRequestBodySize = 1
 		}
 	}()
 	if n := h.ContentLength(); framingProblem(h) != "" || n > maxHeaderBytes && n > g.bodyLimit(h) {
-		h.SetContentLength(unwanted)
+		leaveBody(h)
 	}
 	return fasthttp.RequestConfig{MaxRequestBodySize: max(h.ContentLength(), 1)}
+}
+
+// leaveBody has the server not read a request's body, nor ask for it.
+func leaveBody(h *fasthttp.RequestHeader) {
+	h.SetContentLength(unwanted)
+	h.Del(fiber.HeaderExpect)
 }
 
 // bodyLimit returns how large a request's body may be, in bytes. Only who may send a large one has more than little.
