@@ -227,15 +227,14 @@ func (tk *take) trySession(ctx context.Context, g *giver) (reached bool, taken i
 // whether the giver has told what that is. It ends when there has been no progress for too long.
 func (tk *take) session(ctx context.Context, g *giver) (reached bool, taken int, err error) {
 	cfg := tk.s.links
-	cfg.Server = g.server.ID
+	cfg.Server, cfg.Connected = g.server.ID, func() { tk.connected(g, true) }
 	hello := tk.hello(g)
+	defer tk.connected(g, false)
 	t, err := link.Take(ctx, g.server.Addr, cfg, hello)
 	if err != nil {
 		return false, 0, err
 	}
 	defer t.Close()
-	tk.connected(g, true)
-	defer tk.connected(g, false)
 	stalled := time.AfterFunc(time.Until(g.progress.Add(tk.stall)), func() { t.End(errStalled) })
 	defer stalled.Stop()
 	offers, err := tk.hearOffers(t, g, hello)

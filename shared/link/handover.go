@@ -68,6 +68,9 @@ func Take(ctx context.Context, addr string, cfg Config, first *linkpb.Wants) (*T
 	if err != nil {
 		return nil, fmt.Errorf("link: dial topic server: %w", err)
 	}
+	if cfg.Connected != nil {
+		cfg.Connected()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := newConn(nc, cfg, cancel)
 	c.unproven.Store(maxMessage) // it lists topics; the peer is one of the ring

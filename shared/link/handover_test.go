@@ -274,6 +274,29 @@ func TestSilenceCountsFromTheGreeting(t *testing.T) {
 	})
 }
 
+// A peer that has taken the connection and is too busy for its TLS handshake is connected all the same.
+func TestATakeIsConnectedBeforeItsHandshake(t *testing.T) {
+	a := newAuthority(t)
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close() // nobody accepts
+	ctx, cancel := context.WithCancel(t.Context())
+	me := Config{Identity: a.identity("ts-b", certs.Request{Server: "ts-b"}), Server: "ts-a", HelloTimeout: time.Hour}
+	connected, ended := make(chan struct{}), make(chan error)
+	me.Connected = func() { close(connected) }
+	go func() {
+		_, err := Take(ctx, lis.Addr().String(), me, &linkpb.Wants{Server: "ts-b"})
+		ended <- err
+	}()
+	await(t, "the connection", connected)
+	cancel()
+	if err := await(t, "its end", ended); err == nil {
+		t.Error("no error")
+	}
+}
+
 // Over TLS, a peer that closes without a word has refused, and does not want plain text.
 func TestARefusalWithoutAWord(t *testing.T) {
 	a := newAuthority(t)

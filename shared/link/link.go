@@ -55,6 +55,9 @@ type Config struct {
 	Insecure bool // plain text is allowed between hosts; it means nothing beside an Identity
 	// Server is, for those who dial, the id that the peer's certificate must have.
 	Server string
+	// Connected, if set, is called by Take when there is a connection, of which nothing is known but that. With an Identity the
+	// peer has still to prove who it is.
+	Connected func()
 }
 
 func (c Config) withDefaults() Config {
