@@ -213,6 +213,20 @@ func writeFD(fd int, buf []byte) (int, error) {
 	return n, nil
 }
 
+// peekFD is readFD of what stays to be read.
+func peekFD(fd int, buf []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+	switch {
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+		return 0, nil
+	case errno != 0:
+		return 0, os.NewSyscallError("recvfrom", errno)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return int(n), nil
+}
+
 // pendingError gives the error that the kernel holds for the socket.
 func pendingError(fd int) error {
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)

@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"bytes"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,12 +24,20 @@ const (
 	// atOnce is how many of a crowd are accepted without a break: so as not to keep a processor from the loops.
 	atOnce = 32
 
+	// looks is among how many of those who wait, at most, somebody is looked for who has sent a request. While all of a full
+	// lobby are silent it costs some 1 % of a processor, and somebody who is not is found within a second.
+	looks = 64
+
+	// patient is how often he who has waited longest goes on, one in patient, whatever he has said.
+	patient = 8
+
 	// catchUp is how far behind its time the lobby may be and still make up for it. Timers are no finer than a millisecond.
 	catchUp = 2 * time.Millisecond
 )
 
-// lobby decides when accepted connections go on to the loops, in their order: a crowd that comes all at once must not take
-// the loops' time away from the connections that are there. Two bounds hold:
+// lobby decides when accepted connections go on to the loops: a crowd that comes all at once must not take
+// the loops' time away from the connections that are there. They go on in their order, but that those who have sent a whole request
+// go before those who are silent or trickle: of these thousands may be open only to keep the others waiting. Two bounds hold:
 //
 //   - Only Door.Most are on their way through the handshake at a time.
 //   - While messages are delivered, one goes on only when those before it have had no more than their share of the loops' time.
@@ -43,8 +53,14 @@ type lobby struct {
 	in    *Listener
 	queue chan int // descriptors
 
-	waiting atomic.Int64 // those in the queue, and the one taken out that waits for its turn
+	waiting atomic.Int64 // those in the queue and aside
 	entered int          // those that had to wait; owned by the caller of enter
+
+	// Owned by empty.
+	aside []int // taken out of the queue, the longest there first
+	at    int   // where aside is looked at next
+	turns int
+	peek  [4 << 10]byte
 
 	// Guarded by mu.
 	mu   sync.Mutex
@@ -60,7 +76,7 @@ func (b *lobby) enter(fd int) {
 		b.in.admit(fd)
 		return
 	}
-	for len(b.queue) >= b.room() && !b.in.isClosed() {
+	for int(b.waiting.Load()) >= b.room() && !b.in.isClosed() {
 		time.Sleep(time.Millisecond)
 	}
 	b.waiting.Add(1)
@@ -77,17 +93,85 @@ func (b *lobby) room() int {
 
 // empty lets those who wait go on when it is their turn, until the listener is closed and nobody can enter any more.
 func (b *lobby) empty() {
-	for fd := range b.queue {
+	for {
+		if len(b.aside) == 0 {
+			fd, open := <-b.queue
+			if !open {
+				return
+			}
+			b.aside = append(b.aside, fd)
+		}
 		for wait := b.turn(); wait > 0 && !b.in.isClosed(); wait = b.turn() {
 			time.Sleep(wait)
 		}
 		if b.in.isClosed() {
-			closeFD(fd)
-		} else {
-			b.in.admit(fd)
+			b.sendAway(b.take(0))
+			continue
 		}
-		b.waiting.Add(-1)
+		if fd := b.choose(); fd >= 0 {
+			b.in.admit(fd)
+			b.waiting.Add(-1)
+		}
 	}
+}
+
+// choose takes out who goes on: somebody who has sent a request, if one is found, else who has waited longest. It is -1 if nobody is left,
+// since it closes those who have gone.
+func (b *lobby) choose() int {
+	if b.turns++; b.turns%patient == 0 {
+		return b.take(0)
+	}
+	if len(b.aside) <= looks {
+		b.at = 0
+	}
+	for range min(looks, len(b.aside)) {
+		if b.at >= len(b.aside) {
+			b.at = 0
+		}
+		switch spoken, gone := b.look(b.aside[b.at]); {
+		case gone:
+			b.sendAway(b.take(b.at))
+		case spoken:
+			return b.take(b.at)
+		default:
+			b.at++
+		}
+	}
+	for n := 0; n < looks && len(b.queue) > 0; n++ {
+		fd := <-b.queue
+		switch spoken, gone := b.look(fd); {
+		case gone:
+			b.sendAway(fd)
+		case spoken:
+			return fd
+		default:
+			b.aside = append(b.aside, fd)
+		}
+	}
+	return b.take(0)
+}
+
+// take takes one out of those aside; it is -1 if there is none.
+func (b *lobby) take(i int) int {
+	if len(b.aside) == 0 {
+		return -1
+	}
+	fd := b.aside[i]
+	if b.aside = slices.Delete(b.aside, i, i+1); len(b.aside) == 0 {
+		b.aside = nil
+	}
+	return fd
+}
+
+func (b *lobby) sendAway(fd int) {
+	closeFD(fd)
+	b.waiting.Add(-1)
+}
+
+// look reports whether the head of a request has come as a whole, and whether none will.
+func (b *lobby) look(fd int) (spoken, gone bool) {
+	n, err := peekFD(fd, b.peek[:])
+	return n == len(b.peek) || bytes.Contains(b.peek[:n], headEnd), err != nil
 }
 
 // turn returns 0 if a connection may go on now, and takes it that it does; else how long to wait before asking again.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // newTestLobby returns a lobby of two loops that do not run. It must be called in a bubble, whose clock it goes by.
@@ -110,6 +112,72 @@ func TestAFullLobby(t *testing.T) {
 			t.Errorf("%d wait, want none", n)
 		}
 	})
+}
+
+// Who has sent a request goes before all who are silent or trickle, and those go on all the same.
+func TestWhoHasSpokenGoesFirst(t *testing.T) {
+	b := newLobby(nil)
+	ends := make(map[int]int) // the client's, by the server's
+	enter := func(says string) int {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if says == "bye" {
+			closeFD(fds[1]) // the other one, the lobby closes
+		} else {
+			t.Cleanup(func() { closeFD(fds[0]); closeFD(fds[1]) })
+			_, _ = writeFD(fds[1], []byte(says))
+		}
+		b.queue <- fds[0]
+		ends[fds[0]] = fds[1]
+		return fds[0]
+	}
+	const many = 300
+	var quiet []int
+	for i := range many {
+		quiet = append(quiet, enter([]string{"", "GET /ws HTTP/1.1\r\n"}[i%2]))
+	}
+	first, second, gone := enter(request("/ws")), enter(request("/ws")), enter("bye")
+	b.aside = append(b.aside, <-b.queue)
+	came := make(map[int]int)
+	choose := func() int {
+		fd := b.choose()
+		came[fd] = len(came)
+		return fd
+	}
+	for range 40 {
+		choose()
+	}
+	for name, fd := range map[string]int{"first": first, "second": second} {
+		if _, ok := came[fd]; !ok {
+			t.Errorf("the %s waits still", name)
+		}
+	}
+	if came[first] > came[second] {
+		t.Error("the second goes before the first")
+	}
+	if _, ok := came[quiet[0]]; !ok {
+		t.Error("who has waited longest waits still")
+	}
+	// One who was silent speaks.
+	late := quiet[many-2]
+	if _, ok := came[late]; ok {
+		t.Fatal("the last ones have gone on already")
+	}
+	_, _ = writeFD(ends[late], []byte(request("/ws")))
+	for range 20 {
+		choose()
+	}
+	if _, ok := came[late]; !ok {
+		t.Error("who spoke later waits still")
+	}
+	for len(b.aside) > 0 {
+		choose()
+	}
+	if _, ok := came[gone]; ok || len(came) != many+2 {
+		t.Errorf("%d have gone on, want %d, each once, and not who has gone: %v", len(came), many+2, ok)
+	}
 }
 
 // Over a closed listener nobody waits for a turn: the clients that do are sent away, and its goroutines end.

@@ -60,6 +60,7 @@ func (p *poller) forget(int)                         {}
 func (p *poller) remove(int)                         {}
 
 func readFD(int, []byte) (int, error)  { return 0, errNotPollable }
+func peekFD(int, []byte) (int, error)  { return 0, errNotPollable }
 func writeFD(int, []byte) (int, error) { return 0, errNotPollable }
 func pendingError(int) error           { return errNotPollable }
 func closeWriteFD(int)                 {}
