@@ -94,6 +94,19 @@ func TestG7_MessagesOfAQueueAppearOnTheirChannels(t *testing.T) {
 	if !dead["poison 1"] || !dead["poison 2"] || !dead["another content"] {
 		t.Errorf("dead letters %v", dead)
 	}
+	for name, value := range map[string]any{"kind-u": int16(1), "kind-i": int32(1), "kind-L": int64(1)} { // see foreign
+		put("room:1", amqp.Publishing{Headers: amqp.Table{name: value}, Body: []byte("poison 3")})
+	}
+	put("room:1", amqp.Publishing{Body: []byte("and on")})
+	plain.expect("and on")
+	shows(t, gw, "ringcast_gateway_ingest_rejected_total 6")
+	eventually(t, "three dead letters more", func() bool {
+		q, err := ch.QueueDeclarePassive("in.dead", true, false, false, false, nil)
+		return err == nil && q.Messages == 3
+	})
+	eventually(t, "the log says why", func() bool {
+		return strings.Count(gw.stderr.String(), "of headers of an unknown kind") == 3
+	})
 	if log := gw.stderr.String(); strings.Contains(log, "guest:guest") {
 		t.Error("the log has the broker's password")
 	}

@@ -270,8 +270,8 @@ func (f *fields) table(err *error, depth int) bool {
 // sizes are those of the values that always have the same, by their kind.
 var sizes = map[byte]int{'t': 1, 'B': 1, 'b': 1, 's': 2, 'I': 4, 'f': 4, 'l': 8, 'd': 8, 'T': 8, 'D': 5, 'V': 0}
 
-// unknown are the kinds of numbers that brokers hand on, RabbitMQ also that of its errata, and for which the library ends the
-// connection (github.com/rabbitmq/amqp091-go/issues/302): the message would come again and again.
+// unknown are the kinds of numbers that a broker hands on, and at which the library ends the connection
+// (github.com/rabbitmq/amqp091-go/issues/302): the message would come again and again.
 const unknown = "uiUL"
 
 // value takes a value off, with the kind before it.
