@@ -255,7 +255,8 @@ func TestPhoenixPresence_AKilledOwnerIsToldAnew(t *testing.T) {
 }
 
 // A topic goes to another server and back while what the servers say is on its way to one gateway for long: that gateway sees the
-// ring before and the one after that. Its clients see nobody go or come, and are told of changes afterwards.
+// ring before and the one after that. Its clients see nobody go or come, and are told of changes afterwards. A name that one of
+// them holds goes the same way, and stays theirs.
 func TestPhoenixPresence_GivenBackUnseen(t *testing.T) {
 	t.Parallel()
 	s := &site{t: t, env: []string{"PRESENCE_GRACE=1m"}}
@@ -290,11 +291,19 @@ func TestPhoenixPresence_GivenBackUnseen(t *testing.T) {
 	gw2.ready()
 	g := gather(t, s.topicOf("ts-a", 0), 2, gw1.webSocketURL(), gw2.webSocketURL())
 	before := g.counts()
+	name := ""
+	for i := 0; name == "" || s.ring.Owner("reg:"+name).ID != "ts-a"; i++ {
+		name = fmt.Sprint("n", i)
+	}
+	holder, friend := dial(t, "holder", "ws://"+gw1.addr+"/websocket/json/holder"), newWestUser(t, "json", "friend", gw2.addr)
+	holder.expect(`{"event":"connection_established","from":"west"}`)
+	holder.say(fmt.Sprintf(`{"event":"register","channel":%q}`, name))
+	holder.expect(fmt.Sprintf(`{"event":"registration_succeeded","channel":%q,"from":"west"}`, name))
 	taken := func(ts *topicProc) {
 		t.Helper()
-		eventually(t, "the topic is at "+ts.admin, func() bool {
+		eventually(t, "both topics are at "+ts.admin, func() bool {
 			_, text := fetch(ts.admin, "/metrics")
-			return strings.Contains(text, "ringcast_topic_handovers_total{outcome=\"taken\"} 1\n")
+			return strings.Contains(text, "ringcast_topic_handovers_total{outcome=\"taken\"} 2\n")
 		})
 	}
 	late := func(f chaos.Fault) {
@@ -313,6 +322,8 @@ func TestPhoenixPresence_GivenBackUnseen(t *testing.T) {
 	taken(a)
 	late(chaos.Fault{})
 	g.undisturbed("back at ts-a", gw2.webSocketURL(), before)
+	wants(t, friend, "send", name, "still there?", "sending_succeeded")
+	holder.expect(fmt.Sprintf(`{"event":"new_message","channel":%q,"from":"friend","data":"still there?"}`, name))
 	_, text = fetch(gw1.admin, "/metrics")
 	if !strings.Contains(text, "\nringcast_gateway_lanes_lost_total 0\n") {
 		t.Log("the machine was late: links were lost, and nothing was tested")
