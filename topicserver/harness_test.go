@@ -224,6 +224,8 @@ func (g *gateway) item(kind linkpb.Kind, body []byte) error {
 		m = new(linkpb.Sealed)
 	case linkpb.KindDownRing:
 		m = new(linkpb.Ring)
+	case linkpb.KindDownRevoke:
+		m = new(linkpb.Revoke)
 	case linkpb.KindDownPing, linkpb.KindDigest:
 		return nil
 	default:

@@ -265,11 +265,10 @@ func (l *laneServer) greet(body []byte) error {
 	if h.RingVersion < s.rings.Current().Version() {
 		l.wire.Append(linkpb.KindDownRing, link.EncodeRing(s.rings.Current()))
 	}
-	if h.Lane == 0 {
-		// A revocation that comes in between finds the lane remembered, and reaches it twice.
-		for _, r := range s.revoked.All() {
-			l.wire.Append(linkpb.KindDownRevoke, r)
-		}
+	// On each lane, so that no join over it is answered before the gateway knows: one that was down may let in who was revoked
+	// meanwhile. A revocation that comes in between finds the lane remembered, and reaches it twice.
+	for _, r := range s.revoked.All() {
+		l.wire.Append(linkpb.KindDownRevoke, r)
 	}
 	l.wire.Flush()
 	s.log.Info("lane opened", zap.String("gateway", h.Gateway), zap.Uint32("lane", h.Lane),

@@ -15,6 +15,7 @@ import (
 	"github.com/ringcast/ringcast/proto/linkpb"
 	"github.com/ringcast/ringcast/shared/daemon"
 	"github.com/ringcast/ringcast/shared/link"
+	"github.com/ringcast/ringcast/shared/revoke"
 )
 
 // Row D12 over the wire: two of three gateways have subscribers, a thousand of them; each of the two gets each message
@@ -427,6 +428,27 @@ func TestSameIDOtherInstance(t *testing.T) {
 }
 
 // A gateway that stops reading delays nobody, and is cut off when it leaves more unread than a lane may queue.
+// A gateway that comes back hears who was revoked before any join of its clients is answered, over whichever lane.
+func TestEveryLaneBeginsWithTheRevocations(t *testing.T) {
+	s := start(t, Config{})
+	a := s.connect(t, "gw-a")
+	r := revoke.New(time.Now(), time.Hour)
+	r.Target = &linkpb.Revoke_User{User: "neo"}
+	a.send(linkpb.KindUpRevoke, r)
+	next[*linkpb.Revoke](t, a) // it is noted
+	for lane := range uint32(2) {
+		h := s.hello()
+		h.Gateway, h.Lane = "gw-b", lane
+		b := s.dial(t, h)
+		b.send(linkpb.KindSubscribe, &linkpb.Subscribe{Ref: 1, Topic: "topics:matrix"})
+		next[*linkpb.Welcome](t, b)
+		if got := next[*linkpb.Revoke](t, b); got.GetUser() != "neo" {
+			t.Errorf("lane %d: %v", lane, got)
+		}
+		next[*linkpb.Reply](t, b)
+	}
+}
+
 func TestFrozenGatewayDelaysNobody(t *testing.T) {
 	s := start(t, Config{})
 	thaw := make(chan struct{})
