@@ -427,7 +427,6 @@ func TestSameIDOtherInstance(t *testing.T) {
 	}
 }
 
-// A gateway that stops reading delays nobody, and is cut off when it leaves more unread than a lane may queue.
 // A gateway that comes back hears who was revoked before any join of its clients is answered, over whichever lane.
 func TestEveryLaneBeginsWithTheRevocations(t *testing.T) {
 	s := start(t, Config{})
@@ -449,6 +448,7 @@ func TestEveryLaneBeginsWithTheRevocations(t *testing.T) {
 	}
 }
 
+// A gateway that stops reading delays nobody, and is cut off when it leaves more unread than a lane may queue.
 func TestFrozenGatewayDelaysNobody(t *testing.T) {
 	s := start(t, Config{})
 	thaw := make(chan struct{})

@@ -119,7 +119,8 @@ func TestGivenBackUnseen_Presence(t *testing.T) {
 	}
 }
 
-// The same for a name: its holder is announced. What another server than its owner says of a name is of no interest.
+// The same for a name: its holder is announced, once for all seals until then. What another server than its owner says of a name is of
+// no interest.
 func TestGivenBackUnseen_Name(t *testing.T) {
 	w := newWorld(t, 2, never)
 	w.start()
@@ -143,9 +144,19 @@ func TestGivenBackUnseen_Name(t *testing.T) {
 	for w.r.route(reg.topic).server != "ts-1" {
 		reg.topic += "x"
 	}
-	reg.seal(0, 0) // nobody here holds that one
+	free := reg.topic
 	reg.topic = topic
 	reg.seal(0, 0)
+	reg.seal(0, 0)
+	reg.topic = free
+	reg.seal(0, 0) // nobody here holds that one
+	lane := w.r.route(topic)
+	w.eventually("the seals are noted", func() bool {
+		lane.mu.Lock()
+		defer lane.mu.Unlock()
+		return lane.sealedNames[free] && lane.sealedNames[topic]
+	})
+	lane.announceSealed()
 	a.expect("NAME_ANNOUNCE "+topic).accept(0, 0)
 	w.on(0, func() { w.r.Local(0).SendTo(name, "e", nil, func(Outcome) {}) })
 	a.expect("NAME_SEND "+topic).accept(0, 0)

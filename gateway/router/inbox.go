@@ -404,7 +404,7 @@ func (in *inbox) flush() {
 	}
 	in.clock.began = time.Time{}
 	if len(in.sealedNames) > 0 {
-		in.announceSealed()
+		in.noteSealed()
 	}
 	if len(in.again) > 0 && in.resuming <= resubscribes/2 {
 		in.resumeSome(resubscribes - in.resuming)

@@ -57,6 +57,8 @@ type lane struct {
 	fetches int                // and Subscribes
 	late    bool               // notices wait for flushLate
 
+	sealedNames map[string]bool // topics of names that the server has let go since announceSealed; nil while there are none
+
 	// Guarded by Router.learnMu.
 	building bool         // a ring that came over the lane is being built;
 	newest   *linkpb.Ring // and this one has come meanwhile

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"maps"
 	"strings"
 	"time"
 
@@ -197,12 +198,42 @@ func (in *inbox) nameSealed(topic string) {
 	in.sealedNames[topic] = true
 }
 
-// announceSealed has the loops announce the names that nameSealed has noted, all of a batch at once.
-func (in *inbox) announceSealed() {
-	sealed := in.sealedNames
+// maxSealed is of how many names a lane notes that they were sealed.
+const maxSealed = 64 << 10
+
+// noteSealed leaves to announceSealed what nameSealed has noted in a batch. It is called when the loops have been given what came
+// before that: who was granted a name holds it by then.
+func (in *inbox) noteSealed() {
+	l := in.lane
+	l.mu.Lock()
+	if l.sealedNames == nil {
+		l.sealedNames = in.sealedNames
+	} else {
+		maps.Copy(l.sealedNames, in.sealedNames)
+	}
+	full := len(l.sealedNames) >= maxSealed
+	l.mu.Unlock()
 	in.sealedNames = nil
-	for _, l := range in.lane.r.locals {
-		l.loop.Post(func() { l.announceNames(func(topic string) bool { return sealed[topic] }) })
+	if full {
+		l.announceSealed()
+	}
+}
+
+// announceSealed has the loops announce the names that were sealed since it was called last, but for those that are not the lane's any
+// more: these were announced when the ring changed. It is for the housekeeper: each loop looks at all the names that it has, and an owner
+// may let thousands go, one after another, before the ring changes here.
+func (l *lane) announceSealed() {
+	l.mu.Lock()
+	sealed := l.sealedNames
+	l.sealedNames = nil
+	l.mu.Unlock()
+	if len(sealed) == 0 {
+		return
+	}
+	for _, local := range l.r.locals {
+		local.loop.Post(func() {
+			local.announceNames(func(topic string) bool { return sealed[topic] && l.r.route(topic) == l })
+		})
 	}
 }
 

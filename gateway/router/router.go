@@ -451,6 +451,7 @@ func (r *Router) housekeep(ctx context.Context) {
 			}
 			for _, l := range r.everyLane() {
 				l.expire(now)
+				l.announceSealed()
 				if l.namesOverdue(now) {
 					r.giveUpNames(l)
 				}
