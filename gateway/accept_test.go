@@ -176,11 +176,15 @@ func TestLingeringIsBounded(t *testing.T) {
 	lingering := func(s *served, n int) {
 		s.eventually(fmt.Sprint(n, " linger"), func() bool { return len(s.accepts.lingers) == n })
 	}
+	closes := func(s *served, w *wire) { // others may linger for an hour
+		s.eventually("it is closed", func() bool {
+			_, err := w.nc.Write([]byte("x"))
+			return err != nil
+		})
+	}
 	t.Run("time", func(t *testing.T) {
 		s := serve(t, func(c *Config) { c.ID = slowRequests })
-		refused(s)
-		lingering(s, 1)
-		lingering(s, 0)
+		closes(s, refused(s))
 	})
 	t.Run("bytes", func(t *testing.T) {
 		s := serve(t)
@@ -196,11 +200,7 @@ func TestLingeringIsBounded(t *testing.T) {
 		for range maxLingers {
 			s.accepts.lingers <- struct{}{}
 		}
-		w := refused(s)
-		s.eventually("it is closed at once", func() bool {
-			_, err := w.nc.Write([]byte("x"))
-			return err != nil
-		})
+		closes(s, refused(s))
 	})
 	t.Run("stop", func(t *testing.T) {
 		s := serve(t)

@@ -266,7 +266,7 @@ func (l *laneServer) greet(body []byte) error {
 		l.wire.Append(linkpb.KindDownRing, link.EncodeRing(s.rings.Current()))
 	}
 	// On each lane, so that no join over it is answered before the gateway knows: one that was down may let in who was revoked
-	// meanwhile. A revocation that comes in between finds the lane remembered, and reaches it twice.
+	// meanwhile. Those that come later go over lane 0 alone, which is remembered: one that comes in between reaches it twice.
 	for _, r := range s.revoked.All() {
 		l.wire.Append(linkpb.KindDownRevoke, r)
 	}
