@@ -25,7 +25,7 @@ const (
 	atOnce = 32
 
 	// looks is among how many of those who wait, at most, somebody is looked for who has sent a request. While all of a full
-	// lobby are silent it costs some 1 % of a processor, and somebody who is not is found within a second.
+	// lobby are silent it costs some 1 % of a processor, and somebody who is not is found within two seconds.
 	looks = 64
 
 	// patient is how often he who has waited longest goes on, one in patient, whatever he has said.
