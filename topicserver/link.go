@@ -276,19 +276,17 @@ func (l *laneServer) greet(body []byte) error {
 	return nil
 }
 
-// revoke tells a revocation that is news to every gateway, its sender too; one that is known, to its sender alone: it waits for
-// an answer.
+// revoke tells a revocation that is news to every gateway, its sender too, on each lane, as greet does; one that is known, to its
+// sender alone: it waits for an answer.
 func (s *Server) revoke(from *laneServer, r *linkpb.Revoke) {
 	if !s.revoked.Add(r, time.Now()) {
 		from.wire.Append(linkpb.KindDownRevoke, r)
 		from.wire.Flush()
 		return
 	}
-	for key, l := range s.lanesByKey() {
-		if key.lane == 0 {
-			l.wire.Append(linkpb.KindDownRevoke, r)
-			l.wire.Flush()
-		}
+	for _, l := range s.lanesByKey() {
+		l.wire.Append(linkpb.KindDownRevoke, r)
+		l.wire.Flush()
 	}
 }
 

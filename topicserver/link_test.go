@@ -428,13 +428,14 @@ func TestSameIDOtherInstance(t *testing.T) {
 }
 
 // A gateway that comes back hears who was revoked before any join of its clients is answered, over whichever lane.
-func TestEveryLaneBeginsWithTheRevocations(t *testing.T) {
+func TestEveryLaneHasTheRevocations(t *testing.T) {
 	s := start(t, Config{})
 	a := s.connect(t, "gw-a")
 	r := revoke.New(time.Now(), time.Hour)
 	r.Target = &linkpb.Revoke_User{User: "neo"}
 	a.send(linkpb.KindUpRevoke, r)
 	next[*linkpb.Revoke](t, a) // it is noted
+	var lanes []*gateway
 	for lane := range uint32(2) {
 		h := s.hello()
 		h.Gateway, h.Lane = "gw-b", lane
@@ -445,6 +446,15 @@ func TestEveryLaneBeginsWithTheRevocations(t *testing.T) {
 			t.Errorf("lane %d: %v", lane, got)
 		}
 		next[*linkpb.Reply](t, b)
+		lanes = append(lanes, b)
+	}
+	later := revoke.New(time.Now(), time.Hour)
+	later.Target = &linkpb.Revoke_User{User: "smith"}
+	a.send(linkpb.KindUpRevoke, later)
+	for lane, b := range lanes {
+		if got := next[*linkpb.Revoke](t, b); got.GetUser() != "smith" {
+			t.Errorf("lane %d: %v", lane, got)
+		}
 	}
 }
 
