@@ -117,10 +117,7 @@ func TestOldOwnerNeverAnswers(t *testing.T) {
 	m.wantCode(linkpb.Code_UNKNOWN_OUTCOME)
 	m.wantCode(linkpb.Code_UNKNOWN_OUTCOME)
 	b.expectPublishes(m.topic, "3", "4")
-	w.r.retire()
-	if n := len(w.r.everyLane()); n != 1 {
-		t.Errorf("%d lanes, want that to the new owner", n)
-	}
+	w.wantLanes(1) // that to the new owner
 }
 
 // A refusal without a newer ring is tried again where it came from, until the publish has waited too long.

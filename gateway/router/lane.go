@@ -37,7 +37,8 @@ type lane struct {
 	kick   chan struct{} // ends the pause before the next dial
 
 	// Guarded by Router.runMu.
-	stop context.CancelFunc // nil until run is started
+	stop   context.CancelFunc // nil until run is started
+	unused bool               // it is retired, and nothing needed it when retire looked last
 
 	// Owned by run.
 	in       inbox

@@ -81,6 +81,20 @@ func (w *world) wantLanes(n int) {
 	w.eventually(fmt.Sprintf("%d lanes are left", n), func() bool { w.r.retire(); return len(w.r.everyLane()) == n })
 }
 
+// Who says the last thing to a server may not have flushed it yet when the lane is needed no more.
+func TestARetiredLaneEndsWithItsLastWords(t *testing.T) {
+	w := newWorld(t, 2, func(c *Config) { // no housekeeper
+		c.Linger, c.JoinTimeout, c.PublishTimeout, c.Heartbeat = time.Hour, time.Hour, time.Hour, time.Hour
+	})
+	w.start()
+	old := w.r.route(w.topic())
+	w.setRing(2, w.owners, w.owners[1])
+	old.tell(linkpb.KindUnsubscribe, &linkpb.Unsubscribe{Topic: "room"})
+	w.r.retire()
+	w.owners[0].expect("unsubscribe room")
+	w.wantLanes(1)
+}
+
 // ticking has the housekeeper try again often what was refused.
 func ticking(c *Config) { c.PublishTimeout = 60 * time.Millisecond }
 

@@ -263,6 +263,7 @@ func (r *Router) ringChanged(old, next *ring.Ring) {
 	r.retired = nil
 	for _, l := range existing {
 		if !slices.Contains(used, l) {
+			l.unused = false
 			r.retired = append(r.retired, l)
 		}
 	}
@@ -473,7 +474,8 @@ func (r *Router) everyLane() []*lane {
 
 func (r *Router) everyLaneLocked() []*lane { return append(r.table.Load().all(), r.retired...) }
 
-// retire ends the lanes that no subscription and no request needs any more.
+// retire ends the retired lanes that no subscription and no request needs any more. Whoever needed one last may still have to
+// flush it, so retire does that, and ends it the next time.
 func (r *Router) retire() {
 	r.runMu.Lock()
 	defer r.runMu.Unlock()
@@ -495,11 +497,13 @@ func (r *Router) retire() {
 	}
 	kept := r.retired[:0]
 	for _, l := range r.retired {
-		if used[l] || l.busy() {
+		switch needed := used[l] || l.busy(); {
+		case needed || !l.unused:
+			if l.unused = !needed; l.unused {
+				l.flush()
+			}
 			kept = append(kept, l)
-			continue
-		}
-		if l.stop != nil {
+		case l.stop != nil:
 			l.stop()
 		}
 	}
