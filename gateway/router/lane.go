@@ -34,7 +34,8 @@ type lane struct {
 	server string // its id
 	index  uint32
 	log    *zap.Logger
-	kick   chan struct{} // ends the pause before the next dial
+	redial time.Duration // the shortest pause before the next dial
+	kick   chan struct{} // ends the pause
 
 	// Guarded by Router.runMu.
 	stop   context.CancelFunc // nil until run is started
@@ -97,6 +98,7 @@ func newLane(r *Router, server ring.Server, index uint32) *lane {
 	l := &lane{
 		r: r, server: server.ID, addr: server.Addr, index: index,
 		log:     r.log.With(zap.String("server", server.ID), zap.Uint32("lane", index)),
+		redial:  redialMin,
 		kick:    make(chan struct{}, 1),
 		pending: make(map[uint64]pending),
 		since:   time.Now(),
@@ -117,6 +119,11 @@ func (l *lane) readdress(addr string) {
 	if l.wire != nil {
 		l.wire.Close()
 	}
+	l.dialNow()
+}
+
+// dialNow ends the pause before the next dial, and makes the one after that short.
+func (l *lane) dialNow() {
 	select {
 	case l.kick <- struct{}{}:
 	default:
@@ -131,7 +138,7 @@ func (l *lane) address() string {
 
 // run keeps the lane open until ctx is canceled.
 func (l *lane) run(ctx context.Context) {
-	pause := redialMin
+	pause := l.redial
 	for attempt := 1; ctx.Err() == nil; attempt++ {
 		wasLive, err := l.connect(ctx)
 		switch {
@@ -140,7 +147,7 @@ func (l *lane) run(ctx context.Context) {
 		case errors.Is(err, errPanicked): // which it may be again with what the server sends next
 			l.log.Warn("link given up; dialing again", zap.Error(err))
 		case wasLive:
-			pause, attempt = redialMin, 0
+			pause, attempt = l.redial, 0
 			l.log.Warn("link lost; dialing again", zap.Error(err))
 		case attempt == 1:
 			l.log.Warn("no link to topic server; will keep trying", zap.String("addr", l.address()), zap.Error(err))
@@ -150,7 +157,7 @@ func (l *lane) run(ctx context.Context) {
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
 		case <-l.kick:
-			pause = redialMin
+			pause = l.redial
 		case <-ctx.Done():
 			return
 		}
@@ -251,7 +258,9 @@ func (l *lane) open(wire *link.Lane, addr string, welcome *linkpb.Welcome) bool 
 	}
 	unknown := l.resendLocked(welcome.Instance == l.instance)
 	l.instance = welcome.Instance
+	away := time.Since(l.since)
 	l.mu.Unlock()
+	l.r.serverIsBack(l, away)
 	topics := 0
 	for i := range l.r.shards {
 		s := &l.r.shards[i]

@@ -408,3 +408,39 @@ func (torn) MarshalToSizedBufferVT(dst []byte) (int, error) {
 	dst[len(dst)-1] = 0x80
 	return 1, nil
 }
+
+// The lanes of a server that has been away come back together: the topics of the last one wait for its pause otherwise.
+func TestLanesComeBackTogether(t *testing.T) {
+	w := newWorld(t, 1, func(c *Config) { c.Lanes = 3 })
+	lanes := w.r.everyLane()
+	for _, l := range lanes {
+		l.redial, l.since = time.Hour, time.Now().Add(-time.Hour)
+	}
+	o := w.owners[0]
+	o.gate.down.Store(true)
+	w.run()
+	w.eventually("all have tried", func() bool {
+		return w.logs.FilterMessage("no link to topic server; will keep trying").Len() == len(lanes)
+	})
+	o.gate.down.Store(false)
+	lanes[1].dialNow()
+	w.eventually("all are live", func() bool { return w.r.Stats().LanesUp == len(lanes) })
+}
+
+// Lanes that are lost again and again do not drive each other to dial without a pause.
+func TestALaneThatWasLostForAMomentWakesNone(t *testing.T) {
+	w := newWorld(t, 1, func(c *Config) { c.Lanes = 3 })
+	lanes := w.r.everyLane()
+	for away, want := range map[time.Duration][]int{0: {0, 0, 0}, time.Minute: {1, 0, 1}} {
+		w.r.serverIsBack(lanes[1], away)
+		for i, l := range lanes {
+			if len(l.kick) != want[i] {
+				t.Errorf("away for %v: lane %d: %d, want %d", away, i, len(l.kick), want[i])
+			}
+			select {
+			case <-l.kick:
+			default:
+			}
+		}
+	}
+}

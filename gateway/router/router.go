@@ -465,6 +465,19 @@ func (r *Router) housekeep(ctx context.Context) {
 	}
 }
 
+// serverIsBack has a server's other lanes dial when one of them is live that was away: their topics would wait for pauses of up to
+// some seconds. After a short while the pauses are short, and lanes that are lost again and again must not drive each other.
+func (r *Router) serverIsBack(live *lane, away time.Duration) {
+	if away < redialMax/4 {
+		return
+	}
+	for _, l := range r.table.Load().lanes[live.server] {
+		if l != live && !l.live() {
+			l.dialNow()
+		}
+	}
+}
+
 // everyLane lists the lanes of the ring and the retired ones.
 func (r *Router) everyLane() []*lane {
 	r.runMu.Lock()
