@@ -40,25 +40,24 @@ func gauges(text string) map[string]float64 {
 	return values
 }
 
-// usage asks the node what it uses. But during the faults its heap is collected first, and the profile of what lives is
-// kept beside its log. It reports false if the node does not answer.
-func (n *node) usage(ctx context.Context, phase string) (*record.Usage, bool) {
+// usage asks the node what it uses; with settled, its heap is collected first, and the profile of what lives is returned too. It
+// reports false if the node does not answer.
+func (n *node) usage(ctx context.Context, settled bool) (u *record.Usage, profile string, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	settled := phase != record.During
 	if settled {
-		status, profile := n.ask(ctx, "/debug/pprof/heap?gc=1")
-		if status != http.StatusOK || os.WriteFile(filepath.Join(n.dir, "heap-"+phase+".pprof"), []byte(profile), 0o644) != nil {
-			return nil, false
+		var status int
+		if status, profile = n.ask(ctx, "/debug/pprof/heap?gc=1"); status != http.StatusOK {
+			return nil, "", false
 		}
 		http.DefaultClient.CloseIdleConnections() // they are goroutines and descriptors of the node
 	}
 	status, text := n.ask(ctx, "/metrics")
 	if status != http.StatusOK {
-		return nil, false
+		return nil, "", false
 	}
 	g := gauges(text)
-	u := &record.Usage{
+	u = &record.Usage{
 		RSS: int64(g["process_resident_memory_bytes"]), Goroutines: int(g["go_goroutines"]), FDs: int(g["process_open_fds"]),
 		Clients: int(g["ringcast_gateway_sessions"]),
 	}
@@ -70,16 +69,22 @@ func (n *node) usage(ctx context.Context, phase string) (*record.Usage, bool) {
 	} else {
 		u.Queued, u.Bound = int64(g["ringcast_topic_history_bytes"]), n.remembers
 	}
-	return u, true
+	return u, profile, true
 }
 
-// sample records what the running nodes use. It returns it by node.
+// sample records what the running nodes use, and keeps their heap profiles beside their logs but during the faults. It returns
+// the usage by node.
 func (r *run) sample(ctx context.Context, phase string) map[string]*record.Usage {
 	all := make(map[string]*record.Usage)
 	for _, n := range r.cluster.running() {
-		if u, ok := n.usage(ctx, phase); ok {
-			r.main.Add(record.Record{Kind: record.Used, ID: n.id, Reason: phase, Usage: u})
-			all[n.id] = u
+		u, profile, ok := n.usage(ctx, phase != record.During)
+		if !ok {
+			continue
+		}
+		r.main.Add(record.Record{Kind: record.Used, ID: n.id, Reason: phase, Usage: u})
+		all[n.id] = u
+		if profile != "" {
+			r.failed(os.WriteFile(filepath.Join(n.dir, "heap-"+phase+".pprof"), []byte(profile), 0o644))
 		}
 	}
 	return all
@@ -108,7 +113,7 @@ func (r *run) settle(ctx context.Context) {
 	r.logf("waiting for all nodes to use no more than before")
 	within := func() bool {
 		for _, n := range r.cluster.running() {
-			if u, ok := n.usage(ctx, record.After); !ok || r.base[n.id] != nil && bounds.Exceeded(r.base[n.id], u) != "" {
+			if u, _, ok := n.usage(ctx, true); !ok || r.base[n.id] != nil && bounds.Exceeded(r.base[n.id], u) != "" {
 				return false
 			}
 		}
